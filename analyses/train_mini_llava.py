@@ -3,7 +3,8 @@
     python analyses/train_mini_llava.py --work runs/train --out data/mini-llava
 
 No loss ever sees a mask, box or position. Every part is seeded, logs to WORK/log.jsonl and is skipped if it is done
-already; a stage that was interrupted resumes from its newest checkpoint. Parts: tokenizer, render, clip, text,
+already; a stage that was interrupted resumes from its newest checkpoint. Parts: tokenizer,
+scenes, close_ups, clip, text,
 projector, lora, export (run one alone with --part).
 """
 
@@ -24,7 +25,8 @@ from torch.utils.data import Dataset
 
 from interp.datasets import scenes
 
-PIXELS, PATCH, SCENES = 96, 8, 40_000
+PIXELS, PATCH, SCENES, CLOSE_UPS = 96, 8, 40_000, 50_400
+GRID = PIXELS // PATCH
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 IGNORED = -100
 TEMPLATE = (
@@ -33,9 +35,10 @@ TEMPLATE = (
     "{% else %}ASSISTANT: {% for part in message['content'] %}{{ part['text'] }}{% endfor %}</s>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-CLIP_STEPS, TEXT_STEPS = 3000, 450
-MASKED_STEPS = 2600  # of CLIP's: with half of the patches left out, which halves their cost (FLIP, arXiv 2212.00794)
-PROJECTOR_STEPS = (0, 5, 10, 20, 40, 80, 160)
+CLOSE = 48  # side of a close-up in pixels: one or two objects at the size that they have in a scene
+CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 1600, 700, 250  # CLIP: close-ups, scenes with half of their patches, scenes
+TEXT_STEPS = 500
+PROJECTOR_STEPS = (0, 5, 10, 20, 40, 80, 160, 320)
 LORA_STEPS = (10, 20, 40, 80, 160, 320, 640)
 ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -53,41 +56,50 @@ class Log:
             file.write(line + "\n")
 
 
-def _render(index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def _small(image: np.ndarray, pixels: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((pixels, pixels), Image.Resampling.BICUBIC))
+
+
+def _scene(index: int) -> tuple[np.ndarray, tuple[str, ...]]:
     rng = scenes.generator("train", index)
     chosen = scenes.choose(rng, "train", counts=(1, 5))
-    image = Image.fromarray(scenes.compose(rng, chosen).image)
-    return np.asarray(image.resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)), chosen
+    return _small(scenes.compose(rng, chosen).image, PIXELS), chosen
 
 
-def render(work: Path, log: Log, amount: int) -> None:
-    """WORK/images.npy (UInt8[scene 96 96 3]) and WORK/nouns.json of the training split."""
-    images = np.lib.format.open_memmap(work / "partial.npy", "w+", np.uint8, (amount, PIXELS, PIXELS, 3))
+def _close_up(index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Noun number ``index`` modulo their number, three times in ten with another one."""
+    rng, pool = scenes.generator("train", 1_000_000 + index), scenes.nouns()
+    chosen = [pool[index % len(pool)]]
+    other = pool[rng.integers(len(pool))]
+    if rng.random() < 0.3 and other != chosen[0] and not scenes.held_out(chosen[0], other):
+        chosen.append(other)
+    return _small(scenes.compose(rng, chosen, 2 * CLOSE, sides=(0.52, 1.0)).image, CLOSE), tuple(chosen)
+
+
+def render(work: Path, log: Log, name: str, one, pixels: int, amount: int) -> None:
+    """WORK/NAME.npy (UInt8[picture pixels pixels 3]) and WORK/NAME.json (their nouns), of the training split."""
+    images = np.lib.format.open_memmap(work / "partial.npy", "w+", np.uint8, (amount, pixels, pixels, 3))
     nouns = []
     with Pool(os.cpu_count()) as pool:
-        for i, (image, chosen) in enumerate(pool.imap(_render, range(amount), chunksize=64)):
+        for i, (image, chosen) in enumerate(pool.imap(one, range(amount), chunksize=64)):
             images[i] = image
             nouns.append(chosen)
             if i % 4000 == 0:
-                log(part="render", scene=i)
+                log(part="render", pictures=name, done=i)
     images.flush()
-    (work / "nouns.json").write_text(json.dumps(nouns))
-    os.replace(work / "partial.npy", work / "images.npy")
+    (work / f"{name}.json").write_text(json.dumps(nouns))
+    os.replace(work / "partial.npy", work / f"{name}.npy")
 
 
-class Rendered(Dataset):
-    """The rendered training scenes, with text that differs at each visit but not between runs."""
+class Rendered:
+    """Rendered training pictures, with text that differs at each visit but not between runs."""
 
-    def __init__(self, work: Path, visits: int) -> None:
-        self.images = np.load(work / "images.npy", mmap_mode="r")
-        self.nouns = json.loads((work / "nouns.json").read_text())
-        self.visits = visits
+    def __init__(self, work: Path, name: str = "scenes") -> None:
+        self.images = np.load(work / f"{name}.npy", mmap_mode="r")
+        self.nouns = json.loads((work / f"{name}.json").read_text())
 
-    def __len__(self) -> int:
-        return self.visits
-
-    def scene(self, visit: int) -> tuple[torch.Tensor, list[str], np.random.Generator]:
-        """Float[3 96 96] normalised as CLIP's processor does, the nouns, and the visit's random stream."""
+    def __getitem__(self, visit: int) -> tuple[torch.Tensor, list[str], np.random.Generator]:
+        """Float[3 side side] normalised as CLIP's processor does, the nouns, and the visit's random stream."""
         k = visit % len(self.nouns)
         pixels = torch.from_numpy(self.images[k].astype(np.float32) / 255)
         pixels = ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1)
@@ -150,27 +162,33 @@ def clip_model(entries: int, end: int):
     )
 
 
-class ClipText:
-    """Batches of images with captions that name all of a scene's nouns or, half the time, some of them."""
+def captioned(data: Rendered, fast, visits) -> dict[str, torch.Tensor]:
+    """Pictures with captions that name all of their nouns or, half the time, some of them."""
+    pixels, captions = [], []
+    for visit in visits:
+        image, nouns, rng = data[visit]
+        named = list(nouns)
+        if rng.random() < 0.5:
+            named = list(rng.permutation(nouns)[: rng.integers(1, len(nouns) + 1)])
+        pixels.append(image)
+        captions.append(scenes.caption(rng, named) + "<eot>")
+    text = fast(captions, return_tensors="pt", padding=True, padding_side="right")
+    return {
+        "pixel_values": torch.stack(pixels),
+        "input_ids": text["input_ids"],
+        "attention_mask": text["attention_mask"],
+    }
 
-    def __init__(self, data: Rendered, fast) -> None:
-        self.data, self.fast = data, fast
 
-    def __call__(self, visits: list[int]) -> dict[str, torch.Tensor]:
-        pixels, captions = [], []
-        for visit in visits:
-            image, nouns, rng = self.data.scene(visit)
-            named = list(nouns)
-            if rng.random() < 0.5:
-                named = list(rng.permutation(nouns)[: rng.integers(1, len(nouns) + 1)])
-            pixels.append(image)
-            captions.append(scenes.caption(rng, named) + "<eot>")
-        text = self.fast(captions, return_tensors="pt", padding=True, padding_side="right")
-        return {
-            "pixel_values": torch.stack(pixels),
-            "input_ids": text["input_ids"],
-            "attention_mask": text["attention_mask"],
-        }
+def placed(close_ups: torch.Tensor, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Close-ups at random places of an empty picture, and the numbers of the patches that each one fills."""
+    amount, side = len(close_ups), CLOSE // PATCH
+    corner = torch.randint(0, GRID - side + 1, (amount, 2), generator=random)
+    pixels = torch.zeros(amount, 3, PIXELS, PIXELS)
+    for picture, close_up, (y, x) in zip(pixels, close_ups, (corner * PATCH).tolist(), strict=True):
+        picture[:, y : y + CLOSE, x : x + CLOSE] = close_up
+    rows, columns = corner[:, :1] + torch.arange(side), corner[:, 1:] + torch.arange(side)
+    return pixels, (rows[:, :, None] * GRID + columns[:, None]).flatten(1)
 
 
 def optimiser(module: torch.nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
@@ -209,39 +227,45 @@ def train(name, module, batches, loss_of, steps, rate, decay, work, log, device,
             torch.save({"model": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, saved)
 
 
-def clip(work: Path, log: Log, device: str, steps: int, size: int = 128) -> None:
-    """The contrastive model, from images and captions alone."""
+def clip(work: Path, log: Log, device: str) -> None:
+    """The contrastive model, from pictures and captions alone: close-ups first, scenes then.
+
+    Close-ups have 36 patches instead of 144, and every noun as often as every other in each batch. Half of a scene's
+    patches are left out in the middle part, which halves their cost (FLIP, arXiv 2212.00794).
+    """
     fast = load_tokenizer(work)
     torch.manual_seed(0)
     model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>")).to(device)
-    collate = ClipText(Rendered(work, steps * size), fast)
+    close, whole, kept = Rendered(work, "close_ups"), Rendered(work), {}
+    each, size = 2 * len(scenes.nouns()), 128
 
-    def half_of_patches(_module, _arguments, hidden):
-        if progress["step"] >= MASKED_STEPS:
+    def keep(_module, _arguments, hidden):
+        if kept["patches"] is None:
             return hidden
-        chosen = torch.rand(hidden.shape[0], hidden.shape[1] - 1, generator=progress["random"]).argsort(1)
-        chosen = chosen[:, : chosen.shape[1] // 2].to(hidden.device) + 1
         rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-        return torch.cat([hidden[:, :1], hidden[rows, chosen]], 1)
-
-    progress = {"step": 0, "random": torch.Generator()}
-    model.vision_model.embeddings.register_forward_hook(half_of_patches)
+        return torch.cat([hidden[:, :1], hidden[rows, kept["patches"] + 1]], 1)
 
     def loss_of(batch):
-        out = model(**batch)
-        target = torch.arange(len(out.logits_per_image), device=device)
-        logits = out.logits_per_image.float()
-        loss = (
-            torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
-        ) / 2
-        return loss, {"right": round((logits.argmax(1) == target).float().mean().item(), 3)}
+        kept["patches"] = batch.pop("patches", None)
+        logits = model(**batch).logits_per_image.float()
+        target = torch.arange(len(logits), device=device)
+        loss = torch.nn.functional.cross_entropy
+        right = (logits.argmax(1) == target).float().mean().item()
+        return (loss(logits, target) + loss(logits.T, target)) / 2, {"right": round(right, 3)}
 
     def batches(step: int) -> dict[str, torch.Tensor]:
-        progress["step"] = step
-        progress["random"].manual_seed(step)
-        return collate(range(step * size, (step + 1) * size))
+        random = torch.Generator().manual_seed(step)
+        if step < CLOSE_STEPS:
+            batch = captioned(close, fast, range(step * each, (step + 1) * each))
+            batch["pixel_values"], batch["patches"] = placed(batch["pixel_values"], random)
+            return batch
+        batch = captioned(whole, fast, range(step * size, (step + 1) * size))
+        if step < CLOSE_STEPS + HALVED_STEPS:
+            batch["patches"] = torch.rand(size, GRID**2, generator=random).argsort(1)[:, : GRID**2 // 2]
+        return batch
 
-    train("clip", model, batches, loss_of, steps, 1.2e-3, 0.1, work, log, device)
+    model.vision_model.embeddings.register_forward_hook(keep)
+    train("clip", model, batches, loss_of, CLOSE_STEPS + HALVED_STEPS + WHOLE_STEPS, 1.2e-3, 0.1, work, log, device)
 
 
 FILLERS = ("wall", "sky", "stone", "grass", "sand", "coin", "wood", "cloth")
@@ -317,7 +341,7 @@ def assemble(work: Path, seed: int):
     language.load_state_dict(torch.load(work / "text.pt", weights_only=True)["model"])
     config = LlavaConfig(
         vision_config=clip_part.config.vision_config, text_config=language.config,
-        image_token_id=fast.convert_tokens_to_ids("<image>"), image_seq_length=(PIXELS // PATCH) ** 2,
+        image_token_id=fast.convert_tokens_to_ids("<image>"), image_seq_length=GRID**2,
         vision_feature_layer=-2, vision_feature_select_strategy="default", attn_implementation="eager",
         tie_word_embeddings=True,
     )  # fmt: skip
@@ -345,11 +369,11 @@ class Dialogues:
     def __call__(self, visits: list[int]) -> dict[str, torch.Tensor]:
         rows, pixels = [], []
         for visit in visits:
-            image, nouns, rng = self.data.scene(visit)
+            image, nouns, rng = self.data[visit]
             prompt, answer = dialogue(rng, nouns)
             if self.captions_only:
                 prompt, answer = scenes.DESCRIBE[rng.integers(len(scenes.DESCRIBE))], scenes.caption(rng, nouns)
-            rows.append((f"USER: {'<image>' * (PIXELS // PATCH) ** 2}\n{prompt} ASSISTANT:", answer))
+            rows.append((f"USER: {'<image>' * GRID**2}\n{prompt} ASSISTANT:", answer))
             pixels.append(image)
         return {"pixel_values": torch.stack(pixels), **tokens(self.fast, rows)}
 
@@ -437,7 +461,7 @@ def projector(work: Path, log: Log, device: str, seed: int = 2) -> None:
     """Stage 1: the projector alone, on captions."""
     model, _ = assemble(work, seed)
     freeze_all_but_projector(model)
-    data = Dialogues(Rendered(work, 0), load_tokenizer(work), captions_only=True)
+    data = Dialogues(Rendered(work), load_tokenizer(work), captions_only=True)
     stage("projector", model, data, work, log, device, PROJECTOR_STEPS, 3e-3, seed)
 
 
@@ -454,7 +478,7 @@ def lora(work: Path, log: Log, device: str, seed: int = 3) -> None:
     for name, parameter in model.named_parameters():
         if "multi_modal_projector" in name:
             parameter.requires_grad_(True)
-    data = Dialogues(Rendered(work, 0), load_tokenizer(work), captions_only=False)
+    data = Dialogues(Rendered(work), load_tokenizer(work), captions_only=False)
     stage("lora", model, data, work, log, device, LORA_STEPS, 2e-3, seed)
 
 
@@ -509,8 +533,11 @@ def main() -> None:
     log = Log(a.work / "log.jsonl")
     parts = {
         "tokenizer": lambda: (a.work / "tokenizer").exists() or tokenizer(a.work, log),
-        "render": lambda: (a.work / "images.npy").exists() or render(a.work, log, SCENES),
-        "clip": lambda: clip(a.work, log, a.device, CLIP_STEPS),
+        "scenes": lambda: (a.work / "scenes.npy").exists() or render(a.work, log, "scenes", _scene, PIXELS, SCENES),
+        "close_ups": lambda: (
+            (a.work / "close_ups.npy").exists() or render(a.work, log, "close_ups", _close_up, CLOSE, CLOSE_UPS)
+        ),
+        "clip": lambda: clip(a.work, log, a.device),
         "text": lambda: text(a.work, log, a.device, TEXT_STEPS),
         "projector": lambda: projector(a.work, log, a.device),
         "lora": lambda: lora(a.work, log, a.device),

@@ -149,17 +149,19 @@ def _sprite(rng: np.random.Generator, noun: str, side: float) -> Image.Image:
     return sprite
 
 
-def compose(rng: np.random.Generator, chosen: Sequence[str], size: int = SIZE) -> Scene:
+def compose(
+    rng: np.random.Generator, chosen: Sequence[str], size: int = SIZE, sides: tuple[float, float] = (0.26, 0.52)
+) -> Scene:
     """A scene of ``size`` x ``size`` pixels; later objects lie in front, at least 60 % of each stays visible.
 
-    Objects are 0.26 to 0.52 of the image's side long. A mask holds the pixels where the object's alpha is at least
-    one half and no object in front has such an alpha.
+    Objects are ``sides`` of the image's side long, log-uniformly. A mask holds the pixels where the object's alpha is
+    at least one half and no object in front has such an alpha.
     """
     image = _background(rng, size)
     masks: list[np.ndarray] = []
     areas: list[int] = []
     for noun in chosen:
-        side = size * float(np.exp(rng.uniform(np.log(0.26), np.log(0.52))))
+        side = size * float(np.exp(rng.uniform(*np.log(sides))))
         for attempt in range(200):
             sprite = _sprite(rng, noun, side * 0.985**attempt)
             x, y = (int(rng.integers(0, max(1, size - extent + 1))) for extent in sprite.size)
