@@ -36,7 +36,7 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 CLOSE = 48  # side of a close-up in pixels: one or two objects at the size that they have in a scene
-CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 1600, 700, 250  # CLIP: close-ups, scenes with half of their patches, scenes
+CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 900, 900, 300  # CLIP: close-ups, scenes with half of their patches, scenes
 TEXT_STEPS = 500
 PROJECTOR_STEPS = (0, 5, 10, 20, 40, 80, 160, 320)
 LORA_STEPS = (10, 20, 40, 80, 160, 320, 640)
@@ -271,14 +271,19 @@ def clip(work: Path, log: Log, device: str) -> None:
 FILLERS = ("wall", "sky", "stone", "grass", "sand", "coin", "wood", "cloth")
 
 
-def text_document(rng: np.random.Generator) -> tuple[str, str, str]:
-    """A list of things, then a question or request about it: text that can only be continued by looking back."""
-    chosen = scenes.choose(rng, "train", counts=(1, 5))
-    things = [noun for noun in chosen for _ in range(rng.integers(1, 9))]
-    things += list(rng.choice(FILLERS, rng.integers(0, 20)))
+def listed(rng: np.random.Generator, chosen, fast, slots: int) -> list[list[int]]:
+    """``slots`` entries that name the things over and over among fillers; an entry is the pieces of one word.
+
+    In three lists of ten every entry is one piece, as in plain text.
+    """
+    words = [noun for noun in chosen for _ in range(rng.integers(max(1, slots // 24), slots // 8 + 1))]
+    words += list(rng.choice(FILLERS, max(0, slots - len(words))))
     if rng.random() < 0.5:
-        things = list(rng.permutation(things))
-    return f"USER: {' '.join(things)}\n", *dialogue(rng, chosen)
+        words = list(rng.permutation(words))
+    entries = [fast(f" {word}", add_special_tokens=False)["input_ids"] for word in words]
+    if rng.random() < 0.3:
+        entries = [[piece] for entry in entries for piece in entry]
+    return entries[:slots]
 
 
 def dialogue(rng: np.random.Generator, chosen) -> tuple[str, str]:
@@ -315,19 +320,44 @@ def llama(entries: int):
 
 
 def text(work: Path, log: Log, device: str, steps: int, size: int = 48) -> None:
-    """The language model, from text alone."""
+    """The language model, from text alone: lists of things, then captions, questions and answers about them.
+
+    The answer can only be had by looking back at the list. An entry of the list is one vector, the mean of its word's
+    pieces, with noise: whoever reads soft words can be taught to read patches.
+    """
     fast = load_tokenizer(work)
+    place = fast.convert_tokens_to_ids("<image>")
     torch.manual_seed(1)
     model = llama(len(fast)).to(device)
 
     def batches(step: int) -> dict[str, torch.Tensor]:
-        rows = []
-        for visit in range(step * size, (step + 1) * size):
-            things, prompt, answer = text_document(np.random.default_rng([visit, 11]))
-            rows.append((f"{things}{prompt} ASSISTANT:", answer))
-        return tokens(fast, rows)
+        rng, rows, lists = np.random.default_rng([step, 11]), [], []
+        slots = int(rng.choice((36, 72, 144), p=(0.4, 0.3, 0.3)))
+        for _ in range(size):
+            chosen = scenes.choose(rng, "train", counts=(1, 5))
+            prompt, answer = dialogue(rng, chosen)
+            rows.append((f"USER: {'<image>' * slots}\n{prompt} ASSISTANT:", answer))
+            lists.append(listed(rng, chosen, fast, slots))
+        pieces = torch.full((size, slots, max(len(entry) for entries in lists for entry in entries)), -1)
+        for i, entries in enumerate(lists):
+            for j, entry in enumerate(entries):
+                pieces[i, j, : len(entry)] = torch.tensor(entry)
+        noise = torch.randn(size, slots, 192, generator=torch.Generator().manual_seed(step))
+        noise *= torch.from_numpy(rng.uniform(0, 1, (size, 1, 1)).astype(np.float32))
+        return {"pieces": pieces, "noise": noise, **tokens(fast, rows)}
 
-    train("text", model, batches, lambda b: (model(**b).loss, {}), steps, 2e-3, 0.05, work, log, device)
+    def loss_of(batch):
+        embed, pieces = model.get_input_embeddings(), batch["pieces"]
+        there = (pieces >= 0)[..., None]
+        entries = (embed(pieces.clamp(0)) * there).sum(2) / there.sum(2).clamp(1)
+        entries = entries + batch["noise"] * entries.detach().square().mean().sqrt()
+        embedded = embed(batch["input_ids"])
+        at = (batch["input_ids"] == place)[..., None].expand_as(embedded)
+        embedded = embedded.masked_scatter(at, entries.to(embedded.dtype))
+        out = model(inputs_embeds=embedded, attention_mask=batch["attention_mask"], labels=batch["labels"])
+        return out.loss, {"entries": pieces.shape[1]}
+
+    train("text", model, batches, loss_of, steps, 2e-3, 0.05, work, log, device)
 
 
 def assemble(work: Path, seed: int):
