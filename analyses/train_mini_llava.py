@@ -36,7 +36,7 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 CLOSE = 48  # side of a close-up in pixels: one or two objects at the size that they have in a scene
-CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 900, 900, 300  # CLIP: close-ups, scenes with half of their patches, scenes
+CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 600, 900, 300  # CLIP: close-ups, scenes with half of their patches, scenes
 TEXT_STEPS = 500
 PROJECTOR_STEPS = (0, 5, 10, 20, 40, 80, 160, 320)
 LORA_STEPS = (10, 20, 40, 80, 160, 320, 640)
