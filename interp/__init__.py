@@ -19,6 +19,10 @@ _HOME = {
     "rank": "interp.ranking",
     "series": "interp.timeline",
     "emerge": "interp.emerging",
+    "segment": "interp.segmentation",
+    "segment_capture": "interp.segmentation",
+    "segment_maps": "interp.segmentation",
+    "load_segmenter": "interp.segmentation",
     "Capture": "interp.types",
     "Head": "interp.types",
     "HeadScores": "interp.types",
@@ -26,6 +30,7 @@ _HOME = {
     "Phrase": "interp.types",
     "PhraseMaps": "interp.types",
     "Sample": "interp.types",
+    "Segmentation": "interp.types",
     "Skip": "interp.types",
     "Target": "interp.types",
 }

@@ -10,10 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from interp.types import PatchGrid, Sample, Skip
+from interp.types import PatchGrid, Prompts, Proposals, Sample, Skip
 
 
 class ModelFamily(Protocol):
@@ -76,4 +76,30 @@ class Dataset(Protocol):
     def load(self, root: str | None = None, split: str = "test", samples: int | None = None) -> Iterable[Sample | Skip]:
         """The split's samples in a fixed order, lazily; at most ``samples`` of them. One that cannot be read comes as a
         ``Skip`` with the reason, which a run records."""
+        ...
+
+
+class Segmenter(Protocol):
+    """What ``segmenters/NAME.py`` loads: masks from prompts. The image is embedded once, however often it is asked."""
+
+    name: str
+
+    def embed(self, image: UInt8[np.ndarray, "height width 3"]) -> Any:
+        """Whatever the segmenter keeps of an image, for any number of calls of ``propose``."""
+        ...
+
+    def propose(self, embedded: Any, prompts: Prompts, several: bool = True) -> Proposals:
+        """Masks for every phrase, all prompts in one batch.
+
+        ``several``: SAM's ``multimask_output``, three masks for a prompt in place of one; a segmenter that has only
+        one gives one. A phrase without a prompt (NaN) gets empty masks with score NaN.
+        """
+        ...
+
+
+class SegmenterPlugin(Protocol):
+    """``segmenters/NAME.py``: NAME is the name on the command line."""
+
+    def load(self, checkpoint: str | None = None, device: str | None = None, **options: Any) -> Segmenter:
+        """The segmenter: from a hub id or a folder, where it has weights."""
         ...

@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-KINDS = ("models", "datasets", "metrics")
+KINDS = ("models", "datasets", "metrics", "segmenters")
 
 
 class UnknownName(LookupError):
@@ -15,7 +15,7 @@ class UnknownName(LookupError):
 
 
 def names(kind: str) -> list[str]:
-    """Sorted names of the plug-ins of one kind (``models``, ``datasets``, ``metrics``)."""
+    """Sorted names of the plug-ins of one kind (``models``, ``datasets``, ``metrics``, ``segmenters``)."""
     if kind not in KINDS:
         raise UnknownName(f"no plug-in kind {kind!r}; there are: {', '.join(KINDS)}")
     package = importlib.import_module(f"interp.{kind}")

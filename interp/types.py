@@ -172,3 +172,74 @@ class HeadScores:
         if self.chance is not None:
             frame["chance"] = np.repeat(self.chance, layers * heads)
         return frame
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a segmenter is asked for each phrase, in the image's pixels; of one image.
+
+    ``points`` are (x, y), all on the object; a phrase with fewer points than others is filled up with NaN, and one
+    that has neither point nor box is NaN throughout. ``boxes`` are (x0, y0, x1, y1) with x1, y1 exclusive.
+    ``logits`` are mask logits over the image, ``maps`` the phrase's map: what segmenters without weights work on, NaN
+    outside the model's crop.
+    """
+
+    points: Float[np.ndarray, "phrase point 2"]
+    boxes: Float[np.ndarray, "phrase 4"] | None = None
+    logits: Float[Tensor, "phrase height width"] | None = None
+    maps: Float[Tensor, "phrase height width"] | None = None
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """A segmenter's masks for each phrase: one, or three for a single point of SAM's kind.
+
+    ``scores`` are the segmenter's own estimate of their IoU, about 0..1; NaN where it makes none, and where a phrase
+    had no prompt: that one's masks are empty.
+    """
+
+    masks: Bool[np.ndarray, "phrase candidate height width"]
+    scores: Float[np.ndarray, "phrase candidate"]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """An answer's noun phrases with one mask each, in the image's pixels.
+
+    ``points`` are (x, y): the first point prompt, NaN where the map had no highest pixel; its phrase then has an empty
+    mask. ``boxes`` are (x0, y0, x1, y1), of prompts that are boxes. ``confidence`` is the segmenter's own estimate
+    of the mask's IoU, about 0..1, NaN where it makes none. ``candidates`` are all masks that the segmenter proposed
+    with their scores, if they were asked for. ``skipped`` names the phrases that were left out or have no mask, and
+    why. ``details`` say how it was made: heads, prompting, segmenter, ...
+    """
+
+    sample_id: str
+    prompt: str
+    answer: str
+    phrases: tuple[Phrase, ...]
+    points: Float[np.ndarray, "phrase 2"]
+    masks: Bool[np.ndarray, "phrase height width"]
+    confidence: Float[np.ndarray, " phrase"]
+    boxes: Float[np.ndarray, "phrase 4"] | None = None
+    candidates: Proposals | None = None
+    skipped: tuple[Skip, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the image in pixels."""
+        return self.masks.shape[1:]  # type: ignore[return-value]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tidy: one row per phrase; ``area`` is the mask's share of the image, 0..1."""
+        return pd.DataFrame(
+            {
+                "sample_id": self.sample_id,
+                "phrase": [phrase.text for phrase in self.phrases],
+                "root": [phrase.root for phrase in self.phrases],
+                "x": self.points[:, 0],
+                "y": self.points[:, 1],
+                "area": self.masks.mean((1, 2)) if len(self.masks) else np.zeros(0),
+                "confidence": self.confidence,
+            }
+        )

@@ -1,0 +1,1 @@
+"""One segmenter a file; see `interp.contracts.Segmenter`."""
