@@ -163,7 +163,9 @@ def _explain(error: Exception) -> int:
             file=sys.stderr,
         )
         return USAGE_ERROR
-    expected = isinstance(error, ValueError | LookupError | OSError | ImportError) and not isinstance(error, KeyError | IndexError)
+    expected = isinstance(error, ValueError | LookupError | OSError | ImportError) and not isinstance(
+        error, KeyError | IndexError
+    )
     if expected and message:
         print(f"interp: {message}", file=sys.stderr)
         return USAGE_ERROR
