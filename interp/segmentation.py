@@ -75,5 +75,5 @@ def segment_maps(
 
 
 def load_segmenter(name: str | None = None, checkpoint: str | None = None, device: str | None = None) -> Segmenter:
-    """A segmenter by name: a file of ``segmenters/``, or ``mini-sam`` (the default where it ships, else ``threshold``)."""
+    """A segmenter by name; the default is ``mini-sam`` where it ships, else ``threshold``."""
     raise NotImplementedError

@@ -1,0 +1,305 @@
+"""Trains mini-sam: a small SamModel, class-agnostic, on the masks of synthetic scenes with point and box prompts.
+
+    python analyses/train_mini_sam.py --work runs/train-mini-sam --out data/mini-sam
+
+Losses are SAM's (arXiv 2304.02643, appendix A): focal and dice 20 : 1, the least over three masks for an ambiguous
+prompt, and the squared error of the predicted IoU. One departure: a tenth of the mean over the three is added, so that
+none of them dies where objects are never ambiguous and the last one, which attend-and-segment takes, is of use. Every
+part is seeded, logs to WORK/log.jsonl and is skipped if it is done already; training that was interrupted resumes.
+Parts: scenes, train, export, evaluate (run one alone with --part).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from interp.datasets import scenes
+
+PIXELS, PATCH, SCENES = 128, 8, 6000
+SIDE = scenes.SIZE  # of the label maps: points are drawn and boxes measured in the scene's own pixels
+CELLS = PIXELS // PATCH * 4  # side of the decoder's masks
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the processor's
+STEPS, BATCH, PROMPTS, RATE = 1500, 32, 4, 1.5e-3
+KINDS = ("point", "point", "box", "point", "points", "refined", "point", "box")  # of step 0, 1, ...
+EVERY_MASK = 0.1  # weight of the mean over the three masks beside their least
+
+
+class Log:
+    """One JSON object a line, in a file and on the screen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, **fields: object) -> None:
+        line = json.dumps({"time": round(time.time(), 1), **fields})
+        print(line, flush=True)
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+
+
+def _scene(index: int) -> tuple[np.ndarray, np.ndarray]:
+    """UInt8[PIXELS PIXELS 3], resized as the processor does, and UInt8[SIDE SIDE] with 1, 2, ... for the objects."""
+    rng = scenes.generator("train", 2_000_000 + index)
+    scene = scenes.compose(rng, scenes.choose(rng, "train", counts=(1, 5)))
+    small = Image.fromarray(scene.image).resize((PIXELS, PIXELS), Image.Resampling.BILINEAR)
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    for k, mask in enumerate(scene.masks):
+        labels[mask] = k + 1
+    return np.asarray(small), labels
+
+
+def render(work: Path, log: Log) -> None:
+    """WORK/images.npy and WORK/labels.npy, of the training split."""
+    images = np.lib.format.open_memmap(work / "partial_images.npy", "w+", np.uint8, (SCENES, PIXELS, PIXELS, 3))
+    labels = np.lib.format.open_memmap(work / "partial_labels.npy", "w+", np.uint8, (SCENES, SIDE, SIDE))
+    with Pool(os.cpu_count()) as pool:
+        for i, (image, label) in enumerate(pool.imap(_scene, range(SCENES), chunksize=64)):
+            images[i], labels[i] = image, label
+            if i % 2000 == 0:
+                log(part="scenes", done=i)
+    images.flush()
+    labels.flush()
+    os.replace(work / "partial_images.npy", work / "images.npy")
+    os.replace(work / "partial_labels.npy", work / "labels.npy")
+
+
+def sam():
+    """An untrained SamModel: 6 x 128 vision layers over 16 x 16 patches, two of them global, 64 x 64 masks."""
+    from transformers import SamConfig, SamModel
+
+    width = 128
+    vision = {
+        "hidden_size": width, "output_channels": width, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "image_size": PIXELS, "patch_size": PATCH, "window_size": 8, "global_attn_indexes": [2, 5],
+        "num_pos_feats": width // 2, "initializer_range": 0.02,
+    }  # fmt: skip
+    prompts = {"hidden_size": width, "image_size": PIXELS, "patch_size": PATCH}
+    decoder = {"hidden_size": width, "mlp_dim": 2 * width, "num_attention_heads": 4, "iou_head_hidden_dim": width}
+    model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
+    places = model.shared_image_embedding.positional_embedding
+    # SAM draws these frequencies from a standard normal and never trains them; in bf16, so that export changes nothing
+    places.data = torch.randn(places.shape).bfloat16().float()
+    places.requires_grad_(False)
+    model.prompt_encoder.shared_embedding.positional_embedding = places
+    return model
+
+
+def turned(image: np.ndarray, labels: np.ndarray, how: int) -> tuple[np.ndarray, np.ndarray]:
+    """One of the eight ways to turn and mirror a square."""
+    turn = lambda a: np.rot90(a[:, ::-1] if how & 4 else a, how & 3)  # noqa: E731
+    return turn(image), turn(labels)
+
+
+def box_of(inside: np.ndarray, rng: np.random.Generator) -> list[float]:
+    """The object's box, each side moved by a tenth of its length (standard deviation), at most 4 pixels."""
+    y, x = np.divmod(inside, SIDE)
+    box = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], float)
+    length = np.array([box[2] - box[0], box[3] - box[1]] * 2)
+    return list((box + (rng.normal(0, 0.1, 4) * length).clip(-4, 4)).clip(0, SIDE))
+
+
+def batch_of(images: np.ndarray, labels: np.ndarray, step: int) -> dict[str, torch.Tensor]:
+    """Pixels [image 3 side side], points [image prompt 3 2], boxes [image prompt 4], targets: covered shares 0..1.
+
+    Points and boxes are in the model's pixels, as the processor would have them.
+    """
+    rng = np.random.default_rng([step, 11])
+    made = {"pixels": [], "points": [], "boxes": [], "targets": []}
+    cell, scale = SIDE // CELLS, PIXELS / SIDE
+    for which in rng.integers(len(images), size=BATCH):
+        image, label = turned(images[which], labels[which], int(rng.integers(8)))
+        present = np.flatnonzero(np.bincount(label.ravel(), minlength=2)[1:]) + 1
+        chosen = np.concatenate([rng.permutation(present) for _ in range(PROMPTS)])[:PROMPTS]
+        insides = [np.flatnonzero(label.ravel() == k) for k in chosen]
+        points = [np.stack(np.divmod(rng.choice(inside, 3), SIDE)[::-1], 1) for inside in insides]
+        made["pixels"].append(image)
+        made["points"].append(np.stack(points) * scale)
+        made["boxes"].append(np.array([box_of(inside, rng) for inside in insides]) * scale)
+        shares = (label == chosen[:, None, None]).reshape(PROMPTS, CELLS, cell, CELLS, cell).mean((2, 4))
+        made["targets"].append(shares)
+    batch = {key: torch.from_numpy(np.stack(value)).float() for key, value in made.items()}
+    batch["pixels"] = ((batch["pixels"] / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+    return batch
+
+
+def mask_losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """20 focal + dice of every mask [image prompt mask], and its real IoU 0..1. The target is a share, 0..1.
+
+    Focal loss with exponent 2 and alpha 0.25, written for shares: for 0 and 1 it is the usual one.
+    """
+    target = target[:, :, None].expand_as(logits)
+    share = logits.sigmoid()
+    crossed = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    focal = ((0.25 * target + 0.75 * (1 - target)) * (share - target) ** 2 * crossed).mean((-2, -1))
+    both = (share * target).sum((-2, -1))
+    dice = 1 - (2 * both + 1) / (share.sum((-2, -1)) + target.sum((-2, -1)) + 1)
+    with torch.no_grad():
+        mask, truth = logits > 0, target >= 0.5
+        iou = (mask & truth).sum((-2, -1)) / (mask | truth).sum((-2, -1)).clamp(min=1)
+    return 20 * focal + dice, iou
+
+
+def decoded(model, embedded, several: bool, **prompts):
+    """Mask logits [image prompt mask side side] and predicted IoU in float32."""
+    out = model(image_embeddings=embedded, multimask_output=several, **prompts)
+    return out.pred_masks.float(), out.iou_scores.float()
+
+
+def loss_of(model, batch: dict[str, torch.Tensor], step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss of one step's kind of prompt, and what to log."""
+    kind, several = KINDS[step % len(KINDS)], step % len(KINDS) != 7  # boxes: now three masks, now one
+    embedded = model.vision_encoder(batch["pixels"]).last_hidden_state
+    points, target = batch["points"], batch["targets"]
+    if kind == "box":
+        prompts = {"input_boxes": batch["boxes"]}
+    elif kind == "points":
+        prompts, several = {"input_points": points}, False
+    else:
+        prompts = {"input_points": points[:, :, :1]}
+    logits, predicted = decoded(model, embedded, several, **prompts)
+    losses, iou = mask_losses(logits, target)
+    least, best = losses.min(2)
+    total = (least + EVERY_MASK * losses.mean(2)).mean() + (predicted - iou).square().mean()
+    if kind == "refined":  # SAM's second round: the mask so far, and another point on the object
+        first = logits.detach().gather(2, best[:, :, None, None, None].expand(-1, -1, 1, *logits.shape[-2:]))
+        spread = embedded.repeat_interleave(PROMPTS, 0)
+        again, promised = decoded(
+            model, spread, False, input_points=points[:, :, :2].flatten(0, 1)[:, None],
+            input_masks=first.flatten(0, 1),
+        )  # fmt: skip
+        second, now = mask_losses(again, target.flatten(0, 1)[:, None])
+        total = (total + second.mean() + (promised - now).square().mean()) / 2
+    return total, {"kind": kind, "iou": round(iou.gather(2, best[:, :, None]).mean().item(), 3),
+                   "last": round(iou[:, :, -1].mean().item(), 3)}  # fmt: skip
+
+
+def optimiser(model) -> torch.optim.AdamW:
+    """AdamW that decays matrices only."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98))
+
+
+def train(work: Path, log: Log, device: str, steps: int) -> None:
+    """Trains with warm-up and cosine, under bf16 autocast; WORK/train.pt is there to go on from."""
+    torch.manual_seed(0)
+    model, saved, start = sam().to(device), work / "train.pt", 0
+    optimizer = optimiser(model)
+    schedule = lambda k: min(1.0, (k + 1) / 60) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * k / steps)))  # noqa: E731
+    if saved.exists():
+        state = torch.load(saved, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    images, labels = (np.load(work / f"{name}.npy", mmap_mode="r") for name in ("images", "labels"))
+    model.train()
+    for step in range(start, steps):
+        begun = time.time()
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * schedule(step)
+        batch = {key: value.to(device) for key, value in batch_of(images, labels, step).items()}
+        with torch.autocast(device, torch.bfloat16):
+            loss, extra = loss_of(model, batch, step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 5 == 0 or step == steps - 1:
+            log(part="train", step=step, loss=round(loss.item(), 4), seconds=round(time.time() - begun, 2), **extra)
+        if step % 100 == 99 or step == steps - 1:
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, saved)
+
+
+def export(work: Path, log: Log, out: Path) -> None:
+    """OUT: the model in bf16 and its processor, as ``SamModel`` and ``SamProcessor`` load them."""
+    from transformers import SamProcessor
+    from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+
+    model = sam()
+    model.load_state_dict(torch.load(work / "train.pt", weights_only=True)["model"])
+    model.bfloat16().save_pretrained(out)
+    square = {"height": PIXELS, "width": PIXELS}
+    SamProcessor(
+        SamImageProcessorPil(
+            size={"longest_edge": PIXELS}, pad_size=square, image_mean=list(MEAN), image_std=list(STD),
+            mask_size={"longest_edge": CELLS}, mask_pad_size={"height": CELLS, "width": CELLS},
+        )
+    ).save_pretrained(out)  # fmt: skip
+    (out / "training.jsonl").write_text((work / "log.jsonl").read_text())
+    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    log(part="export", megabytes=round(size / 1e6, 2), parameters=sum(p.numel() for p in model.parameters()))
+
+
+@torch.no_grad()
+def evaluate(log: Log, out: Path, samples: int = 300) -> None:
+    """Logs median and mean IoU 0..1 from one random point inside each object's visible mask, on test scenes."""
+    from transformers import SamModel, SamProcessor
+
+    model, processor = SamModel.from_pretrained(out, dtype=torch.float32), SamProcessor.from_pretrained(out)
+    rng, rows = np.random.default_rng(3), {"by_score": [], "last": [], "oracle": [], "box": []}
+    for sample in scenes.load(samples=samples):
+        masks = np.stack([target.mask for target in sample.targets])
+        insides = [np.argwhere(mask) for mask in masks]
+        points = [[inside[rng.integers(len(inside))][::-1].tolist()] for inside in insides]
+        boxes = [[*i.min(0)[::-1].tolist(), *(i.max(0)[::-1] + 1).tolist()] for i in insides]
+        inputs = processor(sample.image, input_points=[points], input_boxes=[boxes], return_tensors="pt")
+        embedded = model.get_image_embeddings(inputs["pixel_values"])
+        for name, several, prompt in (("points", True, "input_points"), ("box", False, "input_boxes")):
+            got = model(image_embeddings=embedded, multimask_output=several, **{prompt: inputs[prompt].float()})
+            (found,) = processor.post_process_masks(
+                got.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
+            )
+            found = found.numpy()
+            iou = (found & masks[:, None]).sum((2, 3)) / (found | masks[:, None]).sum((2, 3))
+            if name == "box":
+                rows["box"] += list(iou[:, 0])
+            else:
+                best = got.iou_scores[0].argmax(1).numpy()
+                rows["by_score"] += list(iou[np.arange(len(iou)), best])
+                rows["last"] += list(iou[:, -1])
+                rows["oracle"] += list(iou.max(1))
+    for name, values in rows.items():
+        log(part="evaluate", mask=name, objects=len(values), median=round(float(np.median(values)), 4),
+            mean=round(float(np.mean(values)), 4))  # fmt: skip
+
+
+def main() -> None:
+    """Every part that is not done, in order; or the one that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/train-mini-sam"), help="folder for data and states")
+    parser.add_argument("--out", type=Path, default=Path("runs/mini-sam"), help="folder for what ships")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of training (default: {STEPS})")
+    parser.add_argument("--part", help="one part alone")
+    a = parser.parse_args()
+    a.work.mkdir(parents=True, exist_ok=True)
+    a.out.mkdir(parents=True, exist_ok=True)
+    log = Log(a.work / "log.jsonl")
+    parts = {
+        "scenes": lambda: (a.work / "labels.npy").exists() or render(a.work, log),
+        "train": lambda: train(a.work, log, a.device, a.steps),
+        "export": lambda: export(a.work, log, a.out),
+        "evaluate": lambda: evaluate(log, a.out),
+    }
+    if a.part and a.part not in parts:
+        parser.error(f"no part {a.part!r}; there are: {', '.join(parts)}")
+    for name, run in parts.items():
+        if a.part in (None, name):
+            run()
+
+
+if __name__ == "__main__":
+    main()
