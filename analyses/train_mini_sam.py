@@ -25,11 +25,11 @@ from PIL import Image
 
 from interp.datasets import scenes
 
-PIXELS, PATCH, SCENES = 128, 8, 6000
+PIXELS, PATCH, SCENES = 96, 8, 8000
 SIDE = scenes.SIZE  # of the label maps: points are drawn and boxes measured in the scene's own pixels
 CELLS = PIXELS // PATCH * 4  # side of the decoder's masks
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the processor's
-STEPS, BATCH, PROMPTS, RATE = 1500, 32, 4, 1.5e-3
+STEPS, BATCH, PROMPTS, RATE = 1100, 32, 4, 1e-3
 KINDS = ("point", "point", "box", "point", "points", "refined", "point", "box")  # of step 0, 1, ...
 EVERY_MASK = 0.1  # weight of the mean over the three masks beside their least
 
@@ -74,13 +74,13 @@ def render(work: Path, log: Log) -> None:
 
 
 def sam():
-    """An untrained SamModel: 6 x 128 vision layers over 16 x 16 patches, two of them global, 64 x 64 masks."""
+    """An untrained SamModel: 6 x 128 vision layers over 12 x 12 patches, two of them global, 48 x 48 masks."""
     from transformers import SamConfig, SamModel
 
     width = 128
     vision = {
         "hidden_size": width, "output_channels": width, "num_hidden_layers": 6, "num_attention_heads": 4,
-        "image_size": PIXELS, "patch_size": PATCH, "window_size": 8, "global_attn_indexes": [2, 5],
+        "image_size": PIXELS, "patch_size": PATCH, "window_size": 6, "global_attn_indexes": [2, 5],
         "num_pos_feats": width // 2, "initializer_range": 0.02,
     }  # fmt: skip
     prompts = {"hidden_size": width, "image_size": PIXELS, "patch_size": PATCH}
