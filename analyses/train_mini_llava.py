@@ -495,19 +495,25 @@ def projector(work: Path, log: Log, device: str, seed: int = 2) -> None:
     stage("projector", model, data, work, log, device, PROJECTOR_STEPS, 3e-3, seed)
 
 
-def lora(work: Path, log: Log, device: str, seed: int = 3) -> None:
-    """Stage 2: projector and low-rank adapters on every linear layer of the language model, captions and questions."""
+def with_adapters(model: torch.nn.Module, newest: Path, seed: int) -> torch.nn.Module:
+    """The model with the projector of that file and new adapters on its language model, both free to learn."""
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file
 
-    model, _ = assemble(work, seed)
-    newest = work / "projector" / f"checkpoint-{max(PROJECTOR_STEPS)}" / "projector.safetensors"
     model.load_state_dict(load_file(newest), strict=False)
     torch.manual_seed(seed)
     model = get_peft_model(model, LoraConfig(r=12, lora_alpha=24, target_modules=ADAPTED))
     for name, parameter in model.named_parameters():
         if "multi_modal_projector" in name:
             parameter.requires_grad_(True)
+    return model
+
+
+def lora(work: Path, log: Log, device: str, seed: int = 3) -> None:
+    """Stage 2: projector and low-rank adapters on every linear layer of the language model, captions and questions."""
+    model, _ = assemble(work, seed)
+    newest = work / "projector" / f"checkpoint-{max(PROJECTOR_STEPS)}" / "projector.safetensors"
+    model = with_adapters(model, newest, seed)
     data = Dialogues(Rendered(work), load_tokenizer(work), captions_only=False)
     stage("lora", model, data, work, log, device, LORA_STEPS, 2e-3, seed)
 
@@ -517,9 +523,23 @@ def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value.to(torch.bfloat16).contiguous() for key, value in weights.items()}
 
 
+def export_checkpoints(work: Path, out: Path) -> None:
+    """OUT/checkpoint-N, in bf16, with N counted over both stages."""
+    from safetensors.torch import load_file, save_file
+
+    for name, first in (("projector", 0), ("lora", max(PROJECTOR_STEPS))):
+        for folder in sorted((work / name).glob("checkpoint-*")):
+            to = out / f"checkpoint-{first + int(folder.name.split('-')[1])}"
+            to.mkdir(exist_ok=True)
+            for file in folder.glob("*.safetensors"):
+                save_file(halved(load_file(file)), to / file.name)
+            if (folder / "adapter_config.json").exists():
+                (to / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
+
+
 def export(work: Path, log: Log, out: Path) -> None:
     """OUT/base (model, processor), OUT/clip (its text half), OUT/checkpoint-N with N counted over both stages."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
     from transformers import LlavaProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -537,14 +557,7 @@ def export(work: Path, log: Log, out: Path) -> None:
     text_half = {k: v for k, v in clip_part.state_dict().items() if not k.startswith("vision_model.") and v.ndim}
     text_half["logit_scale"] = clip_part.logit_scale.detach()
     save_file(halved(text_half), out / "clip" / "without_vision.safetensors")
-    for name, first in (("projector", 0), ("lora", max(PROJECTOR_STEPS))):
-        for folder in sorted((work / name).glob("checkpoint-*")):
-            to = out / f"checkpoint-{first + int(folder.name.split('-')[1])}"
-            to.mkdir(exist_ok=True)
-            for file in folder.glob("*.safetensors"):
-                save_file(halved(load_file(file)), to / file.name)
-            if (folder / "adapter_config.json").exists():
-                (to / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
+    export_checkpoints(work, out)
     (out / "training.jsonl").write_text((work / "log.jsonl").read_text())
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     log(part="export", megabytes=round(size / 1e6, 2), checkpoints=len(list(out.glob("checkpoint-*"))))

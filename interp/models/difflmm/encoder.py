@@ -33,22 +33,31 @@ class DiffusionEncoder(nn.Module):
         context: Float[Tensor, "sample token channel"],
         seeds: Sequence[int] | None = None,
     ) -> Float[Tensor, "sample feature row col"]:
-        """The up block's output, averaged over the ensemble.
+        """The up block's output, averaged over the ensemble."""
+        features = [
+            self.unet(noised, self.config.timestep, context).sample for noised in self.latents(pixel_values, seeds)
+        ]
+        return torch.stack(features).mean(0)
+
+    def latents(
+        self, pixel_values: Float[Tensor, "sample 3 height width"], seeds: Sequence[int] | None = None
+    ) -> Float[Tensor, "member sample channel row col"]:
+        """What the U-Net sees, for each member of the ensemble. Nothing that is trained takes part in it.
 
         The noised latent is sqrt(k) z + sqrt(1 - k) e, with k = ``config.kept_signal``, z the scaled latent, e noise.
         """
-        config = self.config
-        with torch.no_grad():  # nothing before the latent is ever trained
-            latent = self.vae.encode(pixel_values.to(self.vae.dtype)).latent_dist
-        if config.noise == "mean":
-            return self.unet(self.noised(latent.mean, 0), config.timestep, context).sample
         own = content_seeds(pixel_values) if seeds is None else seeds
-        drawn = draws([mixed(config.seed, seed) for seed in own], config.ensemble_size, latent.mean.shape[1:])
-        features = []
-        for of_latent, noise in drawn.to(latent.mean):
-            noised = self.noised(latent.mean + latent.std * of_latent, noise)
-            features.append(self.unet(noised, config.timestep, context).sample)
-        return torch.stack(features).mean(0)
+        latent = self.posterior(pixel_values, own)
+        if self.config.noise == "mean":
+            return self.noised(latent.mean, 0)[None]
+        keys = [mixed(self.config.seed, seed) for seed in own]
+        of_latent, noise = draws(keys, self.config.ensemble_size, latent.mean.shape[1:]).to(latent.mean).unbind(1)
+        return self.noised(latent.mean + latent.std * of_latent, noise)
+
+    @torch.no_grad()  # nothing before the latent is ever trained
+    def posterior(self, pixel_values: Float[Tensor, "sample 3 height width"], seeds: Sequence[int]) -> Any:
+        """diffusers' distribution of the images' latents. The seeds are the images' names, for whoever knows them."""
+        return self.vae.encode(pixel_values.to(self.vae.dtype)).latent_dist
 
     def noised(self, latent: Tensor, noise: Tensor | int) -> Tensor:
         """The latent, scaled as the U-Net knows it, with the timestep's share of noise."""

@@ -40,8 +40,13 @@ class DiffLMMImageProcessorPil(LlavaImageProcessorPil):
     def _preprocess(self, images: list[np.ndarray], *args: Any, **kwargs: Any) -> BatchFeature:
         tensors = kwargs.pop("return_tensors", None)
         made = super()._preprocess(images, *args, return_tensors=None, **kwargs)
-        seeds = [number(f"{image.shape} {image.dtype}".encode() + image.tobytes()) for image in images]
+        seeds = [seed_of(image) for image in images]
         return BatchFeature({**made, "seeds": np.array(seeds, dtype=np.int64)}, tensor_type=tensors)
+
+
+def seed_of(image: np.ndarray) -> int:
+    """A seed 0..2**63 - 1 from an image (channel, row, col) as the processor takes it, before it is padded."""
+    return number(f"{image.shape} {image.dtype}".encode() + image.tobytes())
 
 
 class DiffLMMProcessor(LlavaProcessor):
