@@ -16,10 +16,18 @@ from interp.datasets._coco_masks import CocoError, PycocotoolsMissing, decode, e
 from interp.images import read_image
 from interp.types import Sample, Skip, Target
 
-__all__ = ["PROMPT", "CocoError", "CocoImages", "PycocotoolsMissing", "load", "write"]
+__all__ = ["PROMPT", "CocoError", "CocoImages", "Instance", "PycocotoolsMissing", "load", "write"]
 
 PROMPT = "Describe the image in detail."
 ID = int | str
+
+
+@dataclass(frozen=True)
+class Instance(Target):
+    """One instance of a category, as `load` gives with ``apart``: COCO's iscrowd, and its own area in pixels."""
+
+    crowd: bool = False
+    area: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class CocoImages:
     instances: Mapping[int | str, list[dict[str, Any]]]
     categories: Mapping[int | str, str]
     captions: Mapping[int | str, str]
+    apart: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -57,11 +66,15 @@ class CocoImages:
                 f"{said[0]} x {said[1]}: it was resized, or turned by its EXIF orientation; take the original image"
             )
         masks: dict[str, np.ndarray] = {}
+        found: list[Instance] = []
         for annotation in self.instances.get(record["id"], ()):
             name = self.categories[annotation["category_id"]]
             mask = decode(annotation["segmentation"], height, width, f"annotation {annotation.get('id')!r}")
             masks[name] = masks[name] | mask if name in masks else mask
-        targets = tuple(Target(name, mask) for name, mask in masks.items())
+            area = annotation.get("area")
+            own = None if area is None else float(area)
+            found.append(Instance(name, mask, bool(annotation.get("iscrowd")), own))
+        targets = tuple(found) if self.apart else tuple(Target(name, mask) for name, mask in masks.items())
         return Sample(str(record["id"]), image, PROMPT, self.captions.get(record["id"]), targets)
 
     def _find(self, name: str) -> Path:
@@ -73,7 +86,12 @@ class CocoImages:
 
 
 def load(
-    root: str | os.PathLike | None = None, split: str = "val2017", samples: int | None = None, *, crowd: bool = False
+    root: str | os.PathLike | None = None,
+    split: str = "val2017",
+    samples: int | None = None,
+    *,
+    crowd: bool = False,
+    apart: bool = False,
 ) -> CocoImages:
     """The first ``samples`` images of ``root/annotations/instances_SPLIT.json``, each with a target per category.
 
@@ -83,6 +101,7 @@ def load(
     ``images/`` or where their file name says, seen from ``root``.
 
     ``crowd``: whether crowd regions ("iscrowd": many instances behind one coarse outline) belong to their category.
+    ``apart``: a target per instance in place of one per category, as COCO's average precision needs them.
 
     Raises:
         CocoError: no such files, or annotations that are not COCO's or contradict themselves.
@@ -111,7 +130,7 @@ def load(
     if any(isinstance(a["segmentation"], list) for some in instances.values() for a in some):
         pycocotools()  # that it is missing shows here, not in the middle of a run
     names = {key: record["name"] for key, record in categories.items()}
-    return CocoImages(home, split, tuple(chosen.values()), instances, names, _captions(home, split, images))
+    return CocoImages(home, split, tuple(chosen.values()), instances, names, _captions(home, split, images), apart)
 
 
 def write(samples: Iterable[Sample | Skip], folder: str | os.PathLike, split: str = "test") -> Path:

@@ -1,4 +1,4 @@
-"""Instances: AP against one computed by hand from its definition, PAcc by counting pixels, words matched to categories."""
+"""Instances: AP worked out from its definition, PAcc by counting pixels, words matched to categories."""
 
 import numpy as np
 import pytest

@@ -36,7 +36,7 @@ def test_run_lengths_survive_the_round_trip_and_wrong_ones_are_named():
     mask = blobs(np.random.default_rng(2), 1, SIZE)[0]
     rle = overlap.to_rles(mask[None])[0]
     assert (overlap.from_rle(rle, SIZE, "x") == mask).all() and overlap.checked(rle, SIZE, "x") == rle
-    with pytest.raises(CocoError, match="run lengths of prediction 3.*expected"):
+    with pytest.raises(CocoError, match=r"run lengths of prediction 3.*expected"):
         overlap.checked({"size": [20, 24], "counts": [10, 5]}, SIZE, "prediction 3")
     with pytest.raises(CocoError, match="size"):
         overlap.checked(rle, (24, 20), "prediction 3")
