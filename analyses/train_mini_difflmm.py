@@ -12,7 +12,6 @@ projector, lora, export (run one alone with --part).
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 from functools import cache
@@ -23,8 +22,10 @@ import numpy as np
 import torch
 import train_mini_llava as llava
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 
 from interp.datasets import scenes
+from interp.models import _shared
 from interp.models.difflmm import DiffLMMConfig, DiffLMMForConditionalGeneration, DiffLMMProcessor
 from interp.models.difflmm.configuration import SCHEDULER
 from interp.models.difflmm.processing import seed_of
@@ -342,48 +343,25 @@ def export(pictures: Path, work: Path, log: llava.Log, out: Path, mini_llava: Pa
 
     ``base/shared.json`` says which weights lie in mini-llava's base, and the first projector in ``checkpoint-0``.
     """
-    from safetensors.torch import load_file, save_file
-
-    base = out / "base"
+    base, theirs = out / "base", mini_llava / "base" / "model.safetensors"
+    if not theirs.is_file():
+        raise FileNotFoundError(f"no {theirs}; export mini-llava there first, or name its folder with --mini-llava")
     llava.export_checkpoints(work, out)
-    model = assemble(pictures, work, 2).to(torch.bfloat16)
-    weights = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    elsewhere = {}
-    for file, parts in (
-        (mini_llava / "base" / "model.safetensors", ("model.vision_tower.", "model.language_model.")),
-        (out / "checkpoint-0" / "projector.safetensors", ("model.multi_modal_projector.",)),
-    ):
-        names = same({k: v for k, v in weights.items() if k.startswith(parts)}, load_file(file))
-        elsewhere[os.path.relpath(file, base)] = {
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-            "names": names,
-        }
-        weights = {k: v for k, v in weights.items() if k not in names}
-    if strange := [k for k in weights if not k.startswith("model.diffusion.")]:
-        raise ValueError(
-            f"{mini_llava} does not hold {strange[:5]}: export the mini-llava that was trained beside this"
-        )
+    model, first = assemble(pictures, work, 2).to(torch.bfloat16), out / "checkpoint-0" / "projector.safetensors"
+    model.load_state_dict(load_file(first), strict=False)
+    weights = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}  # tied
     model.config.save_pretrained(base)
     model.generation_config.save_pretrained(base)
-    save_file({k: v.contiguous() for k, v in weights.items()}, base / "model.safetensors", {"format": "pt"})
-    (base / "shared.json").write_text(json.dumps(elsewhere, indent=1) + "\n")
+    _shared.save(weights, base, (theirs, first))
+    own = {k for k in load_file(base / _shared.OWN) if not k.startswith("model.diffusion.")}
+    if own:
+        raise ValueError(f"{theirs} lacks {len(own)} weights such as {min(own)}; export the mini-llava of {pictures}")
     processor = DiffLMMProcessor.from_config(model.config, llava.load_tokenizer(pictures))
     processor.chat_template = llava.TEMPLATE
     processor.save_pretrained(base)
     (out / "training.jsonl").write_text((work / "log.jsonl").read_text())
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     log(part="export", megabytes=round(size / 1e6, 2), checkpoints=len(list(out.glob("checkpoint-*"))))
-
-
-def same(weights: dict[str, torch.Tensor], stored: dict[str, torch.Tensor]) -> dict[str, str]:
-    """The name of a stored tensor that is equal to each weight, where there is one."""
-    ends: dict[str, str] = {}
-    for name, weight in weights.items():
-        equal = [k for k, v in stored.items() if v.shape == weight.shape and torch.equal(v, weight)]
-        close = [k for k in equal if k.split(".")[-2:] == name.split(".")[-2:]]
-        if close:
-            ends[name] = max(close, key=lambda k: len({*k.split(".")} & {*name.split(".")}))
-    return ends
 
 
 def main() -> None:

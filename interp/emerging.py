@@ -107,8 +107,9 @@ def emerge(
         raise ValueError("two samples have one id; ids tell images apart, give each its own")
     pool = MaskPool.of(s for s in again() if isinstance(s, Sample))
     kernel = getattr(lmm.model.config.get_text_config(decoder=True), "_attn_implementation", None)
+    base = series.base_folder()
     settings = {
-        "base": digest_of(sorted(series.base_folder().glob("*.safetensors"))),
+        "base": digest_of(sorted([*base.glob("*.safetensors"), *base.glob("shared.json")])),
         "numbers": [str(lmm.model.dtype), lmm.device.type, kernel],
         "metrics": list(found),
         "how": [answers, normalise, query, seed, nulls, max_new_tokens],

@@ -1,10 +1,11 @@
-"""What no checkpoint of a series changes is computed once: the vision tower's features of every batch of images."""
+"""What no checkpoint of a series changes is computed once: the vision tower's features of every batch of images, and
+the noised latents of DiffLMM. Its U-Net runs each time: the implicit captioner, which it looks at, is trained."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,25 +19,30 @@ BUDGET = 4 << 30
 
 
 class VisionCache:
-    """Features of the vision tower by the bytes of the pixel values that it was given.
+    """Features of the vision tower by the bytes of the pixel values that it was given; with DiffLMM also its latents.
 
-    Whole batches are kept, so that what comes out is bit for bit what the tower would have computed again. They belong
-    to the weights whose SHA-256 is ``weights``. ``hits`` and ``misses`` count batches.
+    Whole batches are kept, so that what comes out is bit for bit what would have been computed again. They belong
+    to the weights (vision tower, autoencoder) whose SHA-256 is ``weights``. ``hits`` and ``misses`` count batches, and
+    batches of latents beside them.
     """
 
-    def __init__(self, tower: torch.nn.Module, layers: list[int], budget: int = BUDGET):
-        self.tower, self.layers, self.budget = tower, layers, budget
-        self.weights = hash_weights(tower)
+    def __init__(self, tower: torch.nn.Module, layers: list[int], budget: int = BUDGET, diffusion: Any = None):
+        self.tower, self.layers, self.budget, self.diffusion = tower, layers, budget, diffusion
+        self.weights = self._hash()
         self.hits = self.misses = self.bytes = 0
         self._kept: dict[str, dict[int, Tensor]] = {}
 
     def refresh(self) -> bool:
         """Whether the features still hold, to be called when weights were changed; if not, they are forgotten."""
-        now = hash_weights(self.tower)
+        now = self._hash()
         if now == self.weights:
             return True
         self.weights, self.bytes, self._kept = now, 0, {}
         return False
+
+    def _hash(self) -> str:
+        tower = hash_weights(self.tower)
+        return tower if self.diffusion is None else f"{tower} {hash_weights(self.diffusion.vae)}"
 
     def features(self, compute: Any, pixel_values: Tensor, **options: Any) -> Any:
         """The tower's output with the hidden states that the projector reads, computed or remembered."""
@@ -45,18 +51,34 @@ class VisionCache:
         if not usual or torch.is_grad_enabled():
             return compute(pixel_values, **options)
         key = _key(pixel_values)
-        if key not in self._kept:
-            self.misses += 1
-            out = compute(pixel_values, **options)
-            states = {layer: out.hidden_states[layer] for layer in self.layers}
-            size = sum(state.numel() * state.element_size() for state in states.values())
-            if self.bytes + size <= self.budget:
-                self.bytes += size
-                self._kept[key] = {layer: state.cpu().clone() for layer, state in states.items()}
-            return out
+        if key in self._kept:
+            return BaseModelOutputWithPooling(hidden_states=self._again(key, pixel_values))  # type: ignore[arg-type]
+        out = compute(pixel_values, **options)
+        self._keep(key, {layer: out.hidden_states[layer] for layer in self.layers})
+        return out
+
+    def latents(self, compute: Any, pixel_values: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """DiffLMM's noised latents of these images with these seeds, computed or remembered."""
+        if torch.is_grad_enabled():
+            return compute(pixel_values, seeds)
+        config = self.diffusion.config  # read at every call, so the user may have changed it
+        key = _key(pixel_values, seeds, config.timestep, config.noise, config.seed, config.ensemble_size)
+        if key in self._kept:
+            return self._again(key, pixel_values)[0]
+        out = compute(pixel_values, seeds)
+        self._keep(key, {0: out})
+        return out
+
+    def _keep(self, key: str, tensors: dict[int, Tensor]) -> None:
+        self.misses += 1
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if self.bytes + size <= self.budget:
+            self.bytes += size
+            self._kept[key] = {k: tensor.cpu().clone() for k, tensor in tensors.items()}
+
+    def _again(self, key: str, beside: Tensor) -> dict[int, Tensor]:
         self.hits += 1
-        states = {layer: state.to(pixel_values.device) for layer, state in self._kept[key].items()}
-        return BaseModelOutputWithPooling(hidden_states=states)  # type: ignore[arg-type]
+        return {k: tensor.to(beside.device) for k, tensor in self._kept[key].items()}
 
 
 @contextlib.contextmanager
@@ -70,21 +92,32 @@ def vision_cache(model: torch.nn.Module, budget: int = BUDGET) -> Iterator[Visio
     if tower is None or layers is None or "forward" in vars(tower):
         yield None
         return
-    cache = VisionCache(tower, [layers] if isinstance(layers, int) else list(layers), budget)
-    compute = tower.forward
-
-    def forward(pixel_values: Tensor, **options: Any) -> Any:
-        return cache.features(compute, pixel_values, **options)
-
-    tower.forward = forward  # type: ignore[method-assign]
-    try:
+    diffusion = getattr(getattr(model, "model", model), "diffusion", None)
+    cache = VisionCache(tower, [layers] if isinstance(layers, int) else list(layers), budget, diffusion)
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(_instead(tower, "forward", cache.features))
+        if diffusion is not None:
+            patches.enter_context(_instead(diffusion, "latents", cache.latents))
         yield cache
+
+
+@contextlib.contextmanager
+def _instead(module: torch.nn.Module, name: str, stand_in: Any) -> Iterator[None]:
+    """Inside, the module's method is the stand-in, which is given the method as its first argument."""
+    method = getattr(module, name)
+
+    def call(*given: Any, **options: Any) -> Any:
+        return stand_in(method, *given, **options)
+
+    setattr(module, name, call)
+    try:
+        yield
     finally:
-        del tower.forward
+        delattr(module, name)
 
 
-def _key(pixel_values: Tensor) -> str:
+def _key(pixel_values: Tensor, *beside: Any) -> str:
     flat = pixel_values.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{flat.dtype} {tuple(flat.shape)}".encode())
+    digest = hashlib.sha256(f"{flat.dtype} {tuple(flat.shape)} {beside}".encode())
     digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -26,6 +26,7 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from interp.checkpoints import ADAPTER, PROJECTOR, CheckpointMismatch, check_projector, home_of
 from interp.models._hf import BrokenCheckpoint, listed
+from interp.models._shared import shared
 from interp.timeline import ADAPTER_CONFIG, Header, Point, Series, _files, _header
 
 PLAIN = {"use_dora": False, "lora_bias": False, "bias": "none", "fan_in_fan_out": False, "modules_to_save": None}
@@ -183,7 +184,9 @@ def whole(model: nn.Module, folder: Path) -> Files:
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters: list[Any] = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
     own = model.state_dict()
-    names: dict[str, tuple[str, Header]] = {}
+    elsewhere = shared(folder)
+    apart = {file: _header(str(folder), None, str(file)) for file in {file for file, _ in elsewhere.values()}}
+    names = {name: (key, apart[file][key]) for name, (file, key) in elsewhere.items()}
     for key, header in headers.items():
         name, converted = rename_source_key(key, renamings, converters, getattr(model, "base_model_prefix", None), own)
         if name in own and converted:

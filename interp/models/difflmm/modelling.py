@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from transformers import AutoModel, LlavaForConditionalGeneration, LlavaModel
+from transformers import AutoModel, GenerationConfig, LlavaForConditionalGeneration, LlavaModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import (
@@ -17,9 +18,11 @@ from transformers.models.llava.modeling_llava import (
     LlavaModelOutputWithPast,
     LlavaPreTrainedModel,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils.generic import can_return_tuple
 
+from interp.models._shared import SHARED, weights
 from interp.models.difflmm.configuration import DiffLMMConfig
 from interp.models.difflmm.encoder import DiffusionEncoder
 
@@ -72,10 +75,28 @@ class DiffLMMPreTrainedModel(LlavaPreTrainedModel):
             nn.init.normal_(module.position, std=std)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As for every transformers model; loading forgets what is frozen, so that it is frozen again."""
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As for every transformers model, also from a folder that shares weights with another model's.
+
+        Loading forgets what is frozen, so that it is frozen again.
+        """
+        folder = pretrained_model_name_or_path
+        if folder is not None and (Path(folder) / SHARED).is_file():
+            loaded = cls._from_shared(folder, *args, **kwargs)
+        else:
+            loaded = super().from_pretrained(folder, *args, **kwargs)
         freeze(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
+    @classmethod
+    def _from_shared(cls, folder: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+        """What ``from_pretrained`` gives, from the folder's own weights and those that lie elsewhere."""
+        config = config or cls.config_class.from_pretrained(folder)
+        loaded = super().from_pretrained(None, *args, config=config, state_dict=weights(folder), **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.config.name_or_path = model.name_or_path = str(folder)
+        if model.can_generate() and (Path(folder) / GENERATION_CONFIG_NAME).is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
         return loaded
 
 
