@@ -7,7 +7,7 @@ of generation. An answer that is given is read together with its prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, get_args
@@ -59,7 +59,7 @@ class _Job:
     prompt: str
     text: str
     ids: list[int] | None
-    phrases: Sequence[Any] | str | None
+    phrases: Sequence[Any] | Callable[[str], Sequence[Any]] | str | None
 
 
 @dataclass(frozen=True)
@@ -115,22 +115,29 @@ def captures(
     query: Query = "predicting",
     streaming: bool = False,
     max_new_tokens: int = 128,
+    phrases: Callable[[Sample], Any] | None = None,
 ) -> Iterator[Capture | Skip]:
     """A ``Capture`` of each sample, in order, or a ``Skip`` with the reason; see ``capture``.
 
     Samples are read lazily and run ``batch`` at a time. One that fails is skipped and does not touch the others; a
-    ``Skip`` among them is handed on.
+    ``Skip`` among them is handed on. ``phrases`` gives each sample's own phrases, or a function of the answer's text
+    that does; None are the noun phrases.
     """
     if answers not in ("reference", "generated"):
         raise ValueError(f"answers is {answers!r}; expected 'reference' or 'generated'")
     if batch < 1:
         raise ValueError(f"batch is {batch}; expected at least 1")
     how = _how(tokens, query, streaming, max_new_tokens, answers == "reference")
-    return _captures(lmm, iter(samples), answers == "reference", batch, how)
+    return _captures(lmm, iter(samples), answers == "reference", batch, how, phrases)
 
 
 def _captures(
-    lmm: LMM, samples: Iterator[Sample | Skip], reference: bool, batch: int, how: _How
+    lmm: LMM,
+    samples: Iterator[Sample | Skip],
+    reference: bool,
+    batch: int,
+    how: _How,
+    phrases: Callable[[Sample], Any] | None,
 ) -> Iterator[Capture | Skip]:
     while group := list(islice(samples, batch)):
         jobs: list[_Job | Skip] = []
@@ -142,7 +149,8 @@ def _captures(
                 if reference and sample.answer is None:
                     raise CaptureError("the sample has no reference answer; use answers='generated'")
                 answer = sample.answer if reference else None
-                jobs.append(_job(lmm, sample.id, sample.image, sample.prompt, answer, None))
+                asked = phrases(sample) if phrases is not None else None
+                jobs.append(_job(lmm, sample.id, sample.image, sample.prompt, answer, asked))
             except (ValueError, OSError) as error:
                 jobs.append(_skip(sample.id, error))
         done = iter(_capture_batch(lmm, [job for job in jobs if isinstance(job, _Job)], how))
@@ -227,7 +235,8 @@ def _parse(lmm: LMM, job: _Job, answer: Answer, tokens: str) -> _Parsed | Except
         text, offsets = token_offsets(lmm.tokenizer, answer.ids)
         if not text.strip():
             raise CaptureError("the model's answer is empty; ask in another way, or give an answer")
-        phrases = find_phrases(text, offsets, job.phrases, truncated=answer.truncated)
+        asked = job.phrases(text) if callable(job.phrases) else job.phrases
+        phrases = find_phrases(text, offsets, asked, truncated=answer.truncated)
         if tokens == "all":
             return _Parsed(job, answer, text, phrases, np.arange(len(answer.ids)))
         if not phrases:

@@ -65,11 +65,12 @@ def evaluate(
     phrases, found, truth = [], [], []
     for one in records:
         there = everything if among == "all" else tuple(sorted({t.phrase for t in one.truths}))
-        names = categories_of([f.phrase for f in one.found], there, chosen, threshold)
+        matched = categories_of([f.phrase for f in one.found], there, chosen, threshold)
+        names = [f.category or name for f, name in zip(one.found, matched, strict=True)]
         truth += [Instance(one.image_id, t.phrase, t.mask, 1.0, t.crowd, t.area) for t in one.truths]
         for item, category in zip(one.found, names, strict=True):
             phrases.append(_row(one, item, category))
-            if category is not None:
+            if category is not None and areas([item.mask])[0]:  # empty masks are left out, as released
                 found.append(Instance(one.image_id, category, item.mask, 1.0 if item.score is None else item.score))
     table = pd.DataFrame(phrases, columns=["sample_id", "image_id", "phrase", "root", "category", "x", "y", "hit"])
     samples = _samples(records, table)

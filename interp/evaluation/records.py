@@ -36,12 +36,16 @@ class Truth:
 
 @dataclass(frozen=True)
 class Found:
-    """A phrase of the answer with its mask, its point (x, y) or None, and the segmenter's score or None."""
+    """A phrase of the answer with its mask, its point (x, y) or None, and the segmenter's score or None.
+
+    ``category``: what a results file calls it; None where it is to be found from the phrase.
+    """
 
     phrase: Phrase
     mask: RLE
     point: tuple[float, float] | None = None
     score: float | None = None
+    category: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Record:
                 f["mask"],
                 None if f["point"] is None else (f["point"][0], f["point"][1]),
                 f["score"],
+                f["category"],
             )
             for f in raw["found"]
         ]

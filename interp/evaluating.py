@@ -1,0 +1,254 @@
+"""A model's answers about a data set, segmented: one `Record` a sample, kept batch by batch so that a run goes on.
+
+A sample that cannot be read is skipped and counts nowhere; one that the model fails on is a record without masks and
+counts as a miss. Both are named in what comes back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, get_args
+
+import numpy as np
+from tqdm import tqdm
+
+import interp
+from interp.capturing import captures
+from interp.contracts import Segmenter
+from interp.evaluation.records import Record, record
+from interp.lmm import LMM
+from interp.prompts import Method
+from interp.segmentation import segment_capture
+from interp.stores import Memory, Store, fingerprint, key_of
+from interp.types import Capture, Query, Sample, Skip
+
+Task = Literal["gcg", "instances", "referring", "narrative"]
+TASKS: tuple[Task, ...] = get_args(Task)
+GIVEN = ("referring", "narrative")
+"""Tasks whose phrases are given: the model reads the data set's text. In the others it answers."""
+
+
+class NothingToScore(ValueError):
+    """No sample with a mask; the message says what there was."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The records in the data set's order, what was left out, and how many batches were computed in this call."""
+
+    records: tuple[Record, ...]
+    skipped: tuple[Skip, ...]
+    computed: int
+
+
+@dataclass(frozen=True)
+class How:
+    """What every sample of a run has in common."""
+
+    task: Task
+    method: Method
+    answers: Literal["reference", "generated"]
+    query: Query = "predicting"
+    normalise: str = "answer"
+    max_new_tokens: int = 128
+
+
+def collect(
+    lmm: LMM,
+    segmenter: Segmenter,
+    dataset: Iterable[Sample | Skip],
+    task: Task,
+    *,
+    method: Method | None = None,
+    answers: Literal["reference", "generated"] | None = None,
+    query: Query = "predicting",
+    normalise: Literal["answer", "none"] = "answer",
+    samples: int | None = None,
+    batch: int = 8,
+    max_new_tokens: int = 128,
+    store: Store | None = None,
+    progress: bool = True,
+) -> Collected:
+    """What the model says and marks in every image beside what is there.
+
+    Args:
+        task: ``gcg`` and ``instances``: the model answers the sample's prompt and each noun phrase gets a mask.
+            ``referring``: it reads the expression as an answer, which is the one phrase. ``narrative``: it reads the
+            narrative, whose annotated phrases get the masks. In both, a phrase stands for its root word.
+        answers: "reference" lets the model read the data set's answers in ``gcg`` and ``instances`` too.
+        store: finished batches; the same call with the same store goes on where it was.
+
+    Raises:
+        ValueError: an option that the task cannot take, or a sample id that occurs twice.
+        NothingToScore: no sample has a mask.
+    """
+    how = How(task, method or Method(), _answers(task, answers), query, normalise, max_new_tokens)
+    _check(how)
+    settings = {
+        **dataclasses.asdict(dataclasses.replace(how, method=Method())),
+        "method": repr(how.method),
+        "model": lmm.name,
+        "weights": fingerprint(lmm.model),
+        "segmenter": segmenter.name,
+        "segmenter_weights": fingerprint(getattr(segmenter, "model", None)),
+        "version": interp.__version__,
+    }
+    kept = Memory() if store is None else store
+    records: list[Record] = []
+    skipped: list[Skip] = []
+    computed, seen = 0, set()
+    with tqdm(total=samples, desc="answers", unit="image", disable=not progress) as bar:
+        for group in _groups(dataset, samples, batch):
+            _once(group, seen)
+            _suits(group, task)
+            key = key_of({**settings, "beyond": [_beyond(s) for s in group]}, group).replace("scores", "records")
+            arrays = kept.get(key)
+            if arrays is None:
+                arrays = _pack(*_records(lmm, segmenter, group, how))
+                kept.put(key, arrays)
+                computed += 1
+            more = _unpack(arrays)
+            records += more[0]
+            skipped += more[1]
+            bar.update(len(group))
+    if not any(r.truths for r in records):
+        first = f", the first because {skipped[0].reason}" if skipped else ""
+        raise NothingToScore(
+            f"none of {len(records)} samples has a mask to compare with ({len(skipped)} were skipped{first}); take a "
+            "data set with masks"
+        )
+    failed = [Skip(r.sample_id, f"counted as a miss: {r.failed}") for r in records if r.failed]
+    return Collected(tuple(records), (*skipped, *failed), computed)
+
+
+def _answers(task: str, answers: str | None) -> Any:
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
+    if task in GIVEN and answers == "generated":
+        raise ValueError(f"in the task {task} the model reads the data set's text; leave out answers='generated'")
+    return "reference" if task in GIVEN else answers or "generated"
+
+
+def _check(how: How) -> None:
+    if how.normalise not in ("answer", "none"):
+        raise ValueError(f"normalise is {how.normalise!r}; expected 'answer' or 'none'")
+    m = how.method
+    if how.task in GIVEN and (m.drop_words or m.min_confidence is not None or m.merge == "drop"):
+        raise ValueError(
+            f"the task {how.task} needs a mask for every phrase; leave out drop_words, min_confidence and merge='drop'"
+        )
+
+
+def _groups(dataset: Iterable[Sample | Skip], samples: int | None, batch: int) -> Iterator[list[Sample | Skip]]:
+    for name, number in (("samples", samples), ("batch", batch)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}; expected at least 1")
+    some = islice(iter(dataset), samples)
+    while group := list(islice(some, batch)):
+        yield group
+
+
+def _once(group: Sequence[Sample | Skip], seen: set[str]) -> None:
+    for item in group:
+        name = item.sample_id if isinstance(item, Skip) else item.id
+        if name in seen:
+            raise ValueError(f"the sample id {name!r} occurs twice; ids tell samples apart, give each its own")
+        seen.add(name)
+
+
+def _suits(group: Sequence[Sample | Skip], task: str) -> None:
+    for sample in group:
+        if isinstance(sample, Skip):
+            continue
+        if task == "referring" and len(sample.targets) != 1:
+            raise ValueError(
+                f"{sample.id!r} has {len(sample.targets)} targets; the task referring needs one expression a sample, "
+                "as the data set refcoco has it"
+            )
+        if task == "narrative" and any(not hasattr(target, "span") for target in sample.targets):
+            raise ValueError(
+                f"{sample.id!r} does not say where its phrases stand in the text; the task narrative needs the data "
+                "set narratives"
+            )
+
+
+def _beyond(sample: Sample | Skip) -> str:
+    """What a data set says of a sample beyond `Sample` and `Target`, which the key of a batch knows."""
+    if isinstance(sample, Skip):
+        return ""
+    plain = {f.name for f in dataclasses.fields(Sample)}
+    own = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample) if f.name not in plain}
+    targets = [
+        {f.name: getattr(t, f.name) for f in dataclasses.fields(t) if f.name not in ("phrase", "mask")}
+        for t in sample.targets
+    ]
+    return repr((own, targets))
+
+
+def _records(
+    lmm: LMM, segmenter: Segmenter, group: Sequence[Sample | Skip], how: How
+) -> tuple[list[Record], list[Skip]]:
+    found = captures(
+        lmm,
+        group,
+        answers=how.answers,
+        batch=len(group),
+        query=how.query,
+        max_new_tokens=how.max_new_tokens,
+        phrases=_phrases_of(how.task),
+    )
+    records: list[Record] = []
+    skipped: list[Skip] = []
+    for sample, captured in zip(group, found, strict=True):
+        if isinstance(sample, Skip):
+            skipped.append(sample)
+        else:
+            records.append(_record(lmm, segmenter, sample, captured, how))
+    return records, skipped
+
+
+def _record(lmm: LMM, segmenter: Segmenter, sample: Sample, captured: Capture | Skip, how: How) -> Record:
+    if isinstance(captured, Skip):
+        made = record(sample, captured.reason)
+        if how.answers == "generated" and "no noun phrase" in captured.reason:  # its caption is scored all the same
+            return dataclasses.replace(made, answer=lmm.generate(sample.image, sample.prompt, how.max_new_tokens))
+        return made
+    try:
+        made = segment_capture(captured, sample.image, segmenter, method=how.method, normalise=how.normalise)
+    except (ValueError, OSError) as error:
+        failed = record(sample, f"{type(error).__name__}: {error}")
+        return dataclasses.replace(failed, answer=captured.answer)
+    return record(sample, made)
+
+
+def _phrases_of(task: str) -> Any:
+    """A sample -> a function of the answer's text that gives the phrases to mark; None lets the parser find them."""
+    if task == "referring":
+        return lambda sample: lambda text: [(0, len(text))]
+    if task == "narrative":
+        return lambda sample: lambda text: [_moved(t.span, sample.answer, text) for t in sample.targets]
+    return None
+
+
+def _moved(span: tuple[int, int], answer: str, text: str) -> tuple[int, int]:
+    """Where the characters ``span`` of the answer stand in the text of its tokens, which may have other spaces."""
+    places = [i for i, character in enumerate(text) if not character.isspace()]
+    before = sum(not c.isspace() for c in answer[: span[0]])
+    within = sum(not c.isspace() for c in answer[slice(*span)])
+    if not within or before + within > len(places):
+        raise ValueError(f"the tokenizer changed the text, so that {answer[slice(*span)]!r} is not in {text!r:.120}")
+    return places[before], places[before + within - 1] + 1
+
+
+def _pack(records: Sequence[Record], skipped: Sequence[Skip]) -> dict[str, np.ndarray]:
+    text = {"records": [r.to_json() for r in records], "skipped": [[s.sample_id, s.reason] for s in skipped]}
+    return {"json": np.frombuffer(json.dumps(text).encode(), dtype=np.uint8)}
+
+
+def _unpack(arrays: dict[str, np.ndarray]) -> tuple[list[Record], list[Skip]]:
+    text = json.loads(arrays["json"].tobytes().decode())
+    return [Record.from_json(r) for r in text["records"]], [Skip(*s) for s in text["skipped"]]
