@@ -29,7 +29,7 @@ PIXELS, PATCH, SCENES = 96, 8, 8000
 SIDE = scenes.SIZE  # of the label maps: points are drawn and boxes measured in the scene's own pixels
 CELLS = PIXELS // PATCH * 4  # side of the decoder's masks
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the processor's
-STEPS, BATCH, PROMPTS, RATE = 1100, 32, 4, 1e-3
+STEPS, BATCH, PROMPTS, RATE = 1000, 32, 4, 1e-3
 KINDS = ("point", "point", "box", "point", "points", "refined", "point", "box")  # of step 0, 1, ...
 EVERY_MASK = 0.1  # weight of the mean over the three masks beside their least
 

@@ -79,10 +79,13 @@ class Dataset(Protocol):
         ...
 
 
+@runtime_checkable
 class Segmenter(Protocol):
     """What ``segmenters/NAME.py`` loads: masks from prompts. The image is embedded once, however often it is asked."""
 
     name: str
+    choice: str
+    """Which of several masks is the whole thing: the ``last``, or the ``best`` by its score."""
 
     def embed(self, image: UInt8[np.ndarray, "height width 3"]) -> Any:
         """Whatever the segmenter keeps of an image, for any number of calls of ``propose``."""

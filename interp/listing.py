@@ -11,12 +11,17 @@ from interp.shipped import shipped
 
 
 def listed() -> str:
-    """The models, data sets and metrics there are, one line each."""
+    """The models, data sets, metrics and segmenters there are, one line each."""
     lines = [
         f"shipped models: {', '.join(shipped()) or 'none here (they come with the repository)'}",
         "models: any folder or hub id of these families",
     ]
-    for kind, title in (("models", ""), ("datasets", "data sets"), ("metrics", "metrics")):
+    for kind, title in (
+        ("models", ""),
+        ("datasets", "data sets"),
+        ("metrics", "metrics"),
+        ("segmenters", "segmenters"),
+    ):
         lines += [f"{title}:"] if title else []
         lines += [f"  {name:<18} {about(kind, name).splitlines()[0]}" for name in plugins.names(kind)]
     return "\n".join(lines)
