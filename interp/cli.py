@@ -46,7 +46,10 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _rank(commands.add_parser("rank", help="rank a model's heads on a data set with masks"))
     _emerge(commands.add_parser("emerge", help="when grounding appears over a series of checkpoints"))
+    _compare(commands.add_parser("compare", help="two models side by side on the same phrases"))
     _capture(commands.add_parser("capture", help="attention maps of one answer about one image"))
+    _segment(commands.add_parser("segment", help="one answer with a pixel mask for every noun phrase"))
+    _evaluate(commands.add_parser("evaluate", help="score masks on a data set as the benchmarks do"))
     commands.add_parser("list", help="models, data sets and metrics, one line each")
     _demo(commands.add_parser("demo", help="the whole story on the shipped model, in minutes"))
     _convert(commands.add_parser("convert", help="released weights of another format into one folder that loads"))
@@ -82,6 +85,29 @@ def _emerge(sub: argparse.ArgumentParser) -> None:
     _shared(sub)
 
 
+def _compare(sub: argparse.ArgumentParser) -> None:
+    sub.description = (
+        "Ranks both models on the same phrases and writes paired differences with intervals (model B - model A, and "
+        "what mean subtraction, the query row and the choice of heads do in each), tables, figures and report.html. "
+        "Killed at any moment, the same command goes on where it was. The models are loaded one after the other."
+    )
+    sub.add_argument("model_a", metavar="MODEL_A", help="a shipped model, a folder, or a hub id")
+    sub.add_argument("model_b", metavar="MODEL_B", help="the one that is compared with it")
+    sub.add_argument("dataset", metavar="DATASET", help="see: interp list")
+    sub.add_argument("--metrics", nargs="+", metavar="METRIC", help="see: interp list (default: all)")
+    sub.add_argument("--names", nargs=2, metavar=("A", "B"), help="what to call them (default: their folders' names)")
+    sub.add_argument(
+        "--effects",
+        nargs="*",
+        choices=("normalise", "query"),
+        default=["normalise", "query"],
+        help="settings to vary, one more ranking each (default: both)",
+    )
+    sub.add_argument("--no-recall", dest="recall", action="store_false", help="do not let the models answer")
+    _measured(sub)
+    _shared(sub)
+
+
 def _measured(sub: argparse.ArgumentParser) -> None:
     """How heads are measured."""
     sub.add_argument("--samples", type=_positive, metavar="N", help="the data set's first N samples (default: all)")
@@ -109,6 +135,78 @@ def _capture(sub: argparse.ArgumentParser) -> None:
         "--query", choices=("predicting", "self"), default="predicting", help="which row stands for a word"
     )
     _shared(sub)
+
+
+def _segment(sub: argparse.ArgumentParser) -> None:
+    sub.description = (
+        "Attend-and-segment: the model answers, the highest point of each noun phrase's attention map prompts a "
+        "segmenter. Writes the overlay, coco.json, gcg/IMAGE.json, masks.npz, phrases.parquet and report.html."
+    )
+    sub.add_argument("model", metavar="MODEL", help="a shipped model, a folder, or a hub id")
+    sub.add_argument("image", metavar="IMAGE", help="an image file")
+    sub.add_argument("prompt", metavar="PROMPT", help="plain text, without template and image place")
+    _masks(sub)
+    sub.add_argument("--answer", help="the answer to read (default: the model generates one)")
+    sub.add_argument("--phrases", nargs="+", metavar="WORD", help="words of the answer (default: its noun phrases)")
+    sub.add_argument("--normalise", choices=("answer", "none"), default="answer", help="subtract the answer's mean map")
+    sub.add_argument(
+        "--query", choices=("predicting", "self"), default="predicting", help="which row stands for a word"
+    )
+    sub.add_argument("--image-id", metavar="ID", help="in coco.json and gcg/ (default: the image file's name)")
+    _shared(sub)
+
+
+def _evaluate(sub: argparse.ArgumentParser) -> None:
+    sub.description = (
+        "Scores attend-and-segment on a data set with the benchmarks' own measures: gcg (AP50, mIoU, mask recall, "
+        "METEOR, CIDEr), instances (COCO's AP, PAcc), referring (cIoU, gIoU, precision and box accuracy at 0.5), "
+        "narrative (average recall). Writes samples.parquet, phrases.parquet, predictions.json and summary.csv, .json. "
+        "Killed at any moment, the same command goes on where it was and ends with the same numbers."
+    )
+    sub.add_argument(
+        "task", metavar="TASK", choices=("gcg", "instances", "referring", "narrative"), help="what to score"
+    )
+    sub.add_argument("model", metavar="MODEL", help="a shipped model, a folder, or a hub id")
+    sub.add_argument("dataset", metavar="DATASET", help="see: interp list")
+    sub.add_argument("--samples", type=_positive, metavar="N", help="the data set's first N samples (default: all)")
+    sub.add_argument("--split", help="of the data set (default: the data set's own, such as val)")
+    sub.add_argument("--root", metavar="PATH", help="where the data lie, for data sets that are read from disk")
+    sub.add_argument(
+        "--answers", choices=("reference", "generated"), help="whose answers (default: gcg, instances: the model's)"
+    )
+    _masks(sub)
+    sub.add_argument("--normalise", choices=("answer", "none"), default="answer", help="subtract the answer's mean map")
+    sub.add_argument(
+        "--query", choices=("predicting", "self"), default="predicting", help="which row stands for a word"
+    )
+    sub.add_argument(
+        "--encoder", metavar="E", help="gcg: a BERT's folder or hub id, or words (default: bert-base-uncased)"
+    )
+    sub.add_argument("--predictions", metavar="P", help="score these in place of the model's: gcg: folder, coco: file")
+    sub.add_argument("--max-new-tokens", type=_positive, default=128, metavar="N", help="of an answer (default: 128)")
+    sub.add_argument("--seed", type=int, default=0, help="of the intervals (default: 0)")
+    sub.add_argument("--batch", type=_positive, default=8, metavar="N", help="samples at a time (default: 8)")
+    _shared(sub)
+
+
+def _masks(sub: argparse.ArgumentParser) -> None:
+    """How maps become masks."""
+    sub.add_argument("--segmenter", metavar="S", help="see: interp list (default: mini-sam if shipped, else threshold)")
+    sub.add_argument("--checkpoint", metavar="P", help="the segmenter's weights: folder or hub id")
+    sub.add_argument("--preset", choices=("paper", "released"), help="arXiv 2410.08209, or what its code does")
+    sub.add_argument("--heads", metavar="H", help="all, released, 14:24,14:26,... or top3 of --ranking (default: all)")
+    sub.add_argument("--ranking", metavar="DIR", help="the folder of an `interp rank` run, for --heads topK")
+    sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one per head (default: the mean)")
+    sub.add_argument(
+        "--prompting", choices=("argmax", "peaks", "box", "mask"), help="how a map prompts (default: argmax)"
+    )
+    sub.add_argument(
+        "--choice", metavar="C", help="of several masks: last, best, or a number (default: the segmenter's)"
+    )
+    sub.add_argument("--remove-corners", action="store_true", help="corner patches get the lowest value")
+    sub.add_argument("--drop-invisible", action="store_true", help='leave out "the image", "the left", ...')
+    sub.add_argument("--min-confidence", type=float, metavar="X", help="leave out masks of a lower score")
+    sub.add_argument("--merge", choices=("drop", "share"), help="phrases with the same mask: keep one, or share it")
 
 
 def _demo(sub: argparse.ArgumentParser) -> None:

@@ -189,4 +189,28 @@ def emerge(options: Namespace) -> None:
     import_module("interp.emerge_command").run(options)
 
 
-COMMANDS = {"emerge": emerge, "rank": rank, "capture": capture, "demo": demo, "convert": convert}
+def compare(options: Namespace) -> None:
+    """Two models on the same phrases; see `interp.compare_command`."""
+    import_module("interp.compare_command").run(options)
+
+
+def segment(options: Namespace) -> None:
+    """One answer with a mask for every noun phrase; see `interp.segment_command`."""
+    import_module("interp.segment_command").run(options)
+
+
+def evaluate(options: Namespace) -> None:
+    """A model's masks scored on a data set; see `interp.evaluate_command`."""
+    import_module("interp.evaluate_command").run(options)
+
+
+COMMANDS = {
+    "compare": compare,
+    "evaluate": evaluate,
+    "emerge": emerge,
+    "rank": rank,
+    "capture": capture,
+    "segment": segment,
+    "demo": demo,
+    "convert": convert,
+}

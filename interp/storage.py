@@ -30,7 +30,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSIONED = ("interp", "torch", "transformers", "peft", "spacy", "numpy", "pandas", "pyarrow")
-_OURS = ("manifest.json", "parts", "figures", "report.html", "capture.npz")
+_OURS = (
+    "manifest.json",
+    "parts",
+    "figures",
+    "report.html",
+    "capture.npz",
+    "comparison.csv",
+    "comparison.md",
+    "masks.npz",
+    "coco.json",
+    "gcg",
+    "predictions.json",
+    "summary.csv",
+    "summary.json",
+)
 _DIGEST = hashlib.sha256().digest_size
 
 
