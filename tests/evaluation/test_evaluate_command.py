@@ -1,0 +1,283 @@
+"""`interp evaluate`: every task from the command line to the summary, killed and gone on with, and bad input."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+from evaluation_cases import phrase
+from PIL import Image
+
+from interp import cli, evaluating, storage
+from interp.datasets import coco, gcg, scenes
+from interp.evaluation import results
+from interp.evaluation.overlap import to_rles
+from interp.types import Sample
+
+FILES = ("samples.parquet", "phrases.parquet", "predictions.json", "summary.csv", "summary.json")
+
+
+@pytest.fixture(scope="module")
+def model(make_tiny_llava, tmp_path_factory):
+    """Folder of a tiny LLaVA with random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    for part in make_tiny_llava():
+        part.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """The same five scenes as COCO, GranD-f, RefCOCO and panoptic narratives."""
+    home = tmp_path_factory.mktemp("data")
+    some = [scenes.sample("test", i, size=48) for i in range(5)]
+    coco.write(some, home / "coco", "val2017")
+    told = {"images": [], "annotations": []}
+    shown = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
+    refs, instances = [], json.loads((home / "coco" / "annotations" / "instances_val2017.json").read_text())
+    png, info, annotated = [], [], []
+    for i, scene in enumerate(some):
+        (home / "gcg").mkdir(exist_ok=True)
+        Image.fromarray(scene.image).save(home / "gcg" / f"sa_{i}.jpg", format="PNG")
+        told["images"].append({"id": f"sa_{i}"})
+        shown["images"].append({"id": f"sa_{i}"})
+        labels = [t.phrase for t in scene.targets]
+        told["annotations"].append({"image_id": f"sa_{i}", "caption": scene.answer, "labels": labels})
+        colours = np.zeros_like(scene.image)
+        parts, segments = [{"utterance": "In this image we can see", "segment_ids": [], "plural": False}], []
+        for j, t in enumerate(scene.targets):
+            rle = to_rles(t.mask[None])[0]
+            shown["annotations"].append({"image_id": f"sa_{i}", "category_id": 1, "segmentation": rle})
+            key = 10 * (i + 1) + j
+            colours[t.mask] = key, 0, 0
+            segments.append({"id": key, "category_id": 1})
+            parts.append({"utterance": f"a {t.phrase},", "segment_ids": [str(key)], "plural": bool(j)})
+        annotated.append({"image_id": i, "file_name": f"{i}.png", "segments_info": segments})
+        info.append({"id": i, "file_name": f"{i}.jpg"})
+        png.append({"image_id": str(i), "segments": parts})
+        for path, picture in ((f"val2017/{i}.jpg", scene.image), (f"panoptic_val2017/{i}.png", colours)):
+            (home / "png" / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(home / "png" / path, format="PNG")
+    for annotation in instances["annotations"]:
+        name = next(c["name"] for c in instances["categories"] if c["id"] == annotation["category_id"])
+        ref = {"ref_id": annotation["id"], "ann_id": annotation["id"], "image_id": annotation["image_id"]}
+        refs.append({**ref, "split": "val", "sentences": [{"sent_id": annotation["id"], "sent": f"the {name} here"}]})
+    kinds = [{"id": 1, "name": "x", "isthing": 1}]
+    panoptic = {"images": info, "annotations": annotated, "categories": kinds}
+    for path, document in (
+        ("gcg/val_gcg_coco_caption_gt.json", told),
+        ("gcg/val_gcg_coco_mask_gt.json", shown),
+        ("coco/refs(unc).json", refs),
+        ("coco/instances.json", instances),
+        ("png/png_coco_val2017.json", png),
+        ("png/panoptic_val2017.json", panoptic),
+    ):
+        (home / path).write_text(json.dumps(document))
+    (home / "coco" / "images").symlink_to(home / "coco" / "val2017")
+    return home
+
+
+def command(task, model, dataset, out, *more):
+    return [
+        *("evaluate", task, model, dataset, "--out", str(out), "--batch", "2", "--segmenter", "threshold"),
+        *("--max-new-tokens", "12", "--device", "cpu", *map(str, more)),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def no_java(monkeypatch):
+    """As on a machine without Java: its start takes seconds."""
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+
+
+def summary(out):
+    return json.loads((out / "summary.json").read_text())
+
+
+def test_gcg_goes_from_a_model_to_a_summary(model, root, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(command("gcg", model, "gcg", out, "--root", root / "gcg")) == 0
+    said = capsys.readouterr()
+    assert "mask recall will be left out" in said.err and "miou" in said.out
+    found = summary(out)
+    assert found["samples"] == 5 and set(found["measures"]) == {
+        *("ap50", "miou", "mask_recall", "mask_recall_corrected", "meteor", "cider")
+    }
+    assert (
+        found["measures"]["mask_recall"]["value"] is None
+        and "no text encoder" in found["measures"]["mask_recall"]["note"]
+    )
+    rows = pd.read_parquet(out / "samples.parquet")
+    assert list(rows["sample_id"]) == [f"sa_{i}" for i in range(5)]
+    assert found["measures"]["miou"]["value"] == pytest.approx(rows["miou"].mean())
+    assert (rows["answer"] != "").all()  # also of the answers without a noun phrase
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset", "where", "measure"),
+    [
+        ("instances", "coco", "coco", "pacc"),
+        ("referring", "refcoco", "coco", "ciou"),
+        ("narrative", "narratives", "png", "average_recall"),
+    ],
+)
+def test_every_task_goes_from_the_command_line_to_the_summary(task, dataset, where, measure, model, root, tmp_path):
+    out = tmp_path / "run"
+    more = ["--answers", "reference"] if task == "instances" else []
+    assert cli.main(command(task, model, dataset, out, "--root", root / where, *more)) == 0
+    found = summary(out)["measures"][measure]
+    assert 0 <= found["value"] <= 1 and found["n"] > 0 and summary(out)["failed"] == 0
+    assert all((out / name).exists() for name in FILES)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["finished"] and manifest["arguments"]["segmenter"] == "threshold"
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(model, tmp_path, monkeypatch):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    arguments = ("--samples", "5", "--answers", "reference")
+    assert cli.main(command("gcg", model, "scenes", whole, *arguments)) == 0
+    process = os.fork()
+    if not process:  # the child: dies while it writes its third batch
+        real, done = storage.Run.put, []
+
+        def put(run, key, arrays):
+            done.append(key)
+            if len(done) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(run, key, arrays)
+
+        storage.Run.put = put
+        cli.main(command("gcg", model, "scenes", killed, *arguments))
+        os._exit(0)
+    _, status = os.waitpid(process, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL and not (killed / "summary.json").exists()
+    assert len(list((killed / "parts").glob("*.npz"))) == 2
+    computed = []
+    real = evaluating._records
+    monkeypatch.setattr(evaluating, "_records", lambda *a: computed.append(len(a[2])) or real(*a))
+    assert cli.main(command("gcg", model, "scenes", killed, *arguments)) == 0
+    assert computed == [1]  # the third batch alone, of five samples in twos
+    for name in FILES:
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_another_run_in_the_folder_is_refused_and_force_starts_over(model, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ("--samples", "2", "--answers", "reference")
+    assert cli.main(command("gcg", model, "scenes", out, *arguments)) == 0
+    assert cli.main(command("gcg", model, "scenes", out, *arguments, "--heads", "released")) == 2
+    assert "heads was 'all', now 'released'" in capsys.readouterr().err
+    assert cli.main(command("gcg", model, "scenes", out, *arguments, "--heads", "released", "--force")) == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset", "more", "word"),
+    [
+        ("referring", "scenes", (), "needs one expression a sample"),
+        ("narrative", "scenes", (), "needs the data set narratives"),
+        ("referring", "scenes", ("--answers", "generated"), "leave out answers='generated'"),
+        ("narrative", "scenes", ("--merge", "drop"), "needs a mask for every phrase"),
+        ("gcg", "scenes", ("--encoder", "/nosuch"), "no text encoder '/nosuch'"),
+        ("gcg", "scenes", ("--heads", "top3"), "needs --ranking"),
+        ("gcg", "gcg", (), "no folder given"),
+        ("gcg", "scenes", ("--split", "nosuch"), "no split 'nosuch'"),
+        ("referring", "scenes", ("--predictions", "x"), "can be scored for gcg"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_in_one_line(task, dataset, more, word, model, tmp_path, capsys):
+    assert cli.main(command(task, model, dataset, tmp_path / "run", "--samples", "2", *more)) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_images_without_masks_cannot_be_scored(model, root, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(command("gcg", model, "folder", out, "--root", root / "gcg", "--samples", "2")) == 2
+    assert "has a mask to compare with" in capsys.readouterr().err
+
+
+def test_moved_spans_follow_the_words_through_other_spaces():
+    answer, text = "In  this image, a dog", "In this image , a dog"
+    for words in ("image", "a dog", "In"):
+        start = answer.index(words)
+        assert text[slice(*evaluating._moved((start, start + len(words)), answer, text))] == words
+    with pytest.raises(ValueError, match="the tokenizer changed the text"):
+        evaluating._moved((18, 21), answer, "In this")
+
+
+# --- results in files ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def predictions(root, tmp_path):
+    """The true masks of GranD-f's samples as the released evaluation reads predictions."""
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    for sample in gcg.load(root / "gcg"):
+        document = {
+            "image_id": sample.id,
+            "caption": sample.answer,
+            "phrases": [t.phrase for t in sample.targets],
+            "pred_masks": to_rles(np.stack([t.mask for t in sample.targets])),
+        }
+        (folder / f"{sample.id}.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_perfect_predictions_in_files_score_one(predictions, root, tmp_path):
+    out = tmp_path / "run"
+    more = ("--root", root / "gcg", "--predictions", predictions)
+    assert cli.main(command("gcg", "somebody's", "gcg", out, *more)) == 0
+    found = summary(out)["measures"]
+    assert found["ap50"]["value"] == pytest.approx(1) and found["miou"]["value"] == 1 and found["cider"]["value"] > 5
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda d: d.update(image_id="sa_4"), "is about image 'sa_4'"),
+        (lambda d: d["pred_masks"].pop(), "phrases and .* masks"),
+        (lambda d: d.pop("caption"), "has not caption"),
+        (lambda d: d["pred_masks"][0].update(size=[10, 10]), "run lengths of mask 0"),
+        (lambda d: d["pred_masks"][0].update(counts="0"), "run lengths of mask 0"),
+    ],
+)
+def test_predictions_of_another_run_are_refused(change, word, predictions, root):
+    path = predictions / "sa_0.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(results.ResultsMismatch, match=word):
+        results.read_gcg(predictions, gcg.load(root / "gcg"))
+
+
+def test_predictions_that_are_missing_or_named_to_leave_the_folder_are_refused(predictions, root):
+    (predictions / "sa_3.json").unlink()
+    with pytest.raises(results.ResultsMismatch, match=r"has no sa_3\.json"):
+        results.read_gcg(predictions, gcg.load(root / "gcg"))
+    image = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(results.ResultsMismatch, match="no plain file name"):
+        results.read_gcg(predictions, [Sample("../secret", image, "p")])
+
+
+def test_cocos_results_file_is_scored_and_one_of_another_data_set_refused(root, tmp_path, capsys):
+    document = json.loads((root / "coco" / "annotations" / "instances_val2017.json").read_text())
+    found = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "segmentation": a["segmentation"], "score": 0.9}
+        for a in document["annotations"]
+    ]
+    path, out = tmp_path / "results.json", tmp_path / "run"
+    path.write_text(json.dumps(found))
+    more = ("--root", root / "coco", "--predictions", path)
+    assert cli.main(command("instances", "somebody's", "coco", out, *more)) == 0
+    assert summary(out)["measures"]["ap"]["value"] == pytest.approx(1)
+    for change, word in (({"image_id": 777}, "not among the samples"), ({"category_id": 777}, "of category 777")):
+        path.write_text(json.dumps([*found, {**found[0], **change}]))
+        assert cli.main(command("instances", "somebody's", "coco", tmp_path / "other", *more)) == 2
+        assert word in capsys.readouterr().err
+
+
+def test_the_phrases_of_a_file_have_a_root():
+    made = results._phrase("the brown dog")
+    assert (made.text, made.root) == (phrase("the brown dog").text, "dog")
