@@ -30,7 +30,11 @@ SIDE = scenes.SIZE  # of the label maps: points are drawn and boxes measured in 
 CELLS = PIXELS // PATCH * 4  # side of the decoder's masks
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the processor's
 STEPS, BATCH, PROMPTS, RATE = 1000, 32, 4, 1e-3
-KINDS = ("point", "point", "box", "point", "points", "refined", "point", "box")  # of step 0, 1, ...
+KINDS = (
+    ("point", True), ("point", True), ("box", True), ("point", True),
+    ("points", False), ("refined", True), ("points", True), ("box", False),
+)  # fmt: skip
+"""Of step 0, 1, ...: what prompts, and whether for three masks or for the one of unambiguous prompts."""
 EVERY_MASK = 0.1  # weight of the mean over the three masks beside their least
 
 
@@ -157,26 +161,26 @@ def decoded(model, embedded, several: bool, **prompts):
 
 def loss_of(model, batch: dict[str, torch.Tensor], step: int) -> tuple[torch.Tensor, dict[str, float]]:
     """The loss of one step's kind of prompt, and what to log."""
-    kind, several = KINDS[step % len(KINDS)], step % len(KINDS) != 7  # boxes: now three masks, now one
+    kind, several = KINDS[step % len(KINDS)]
     embedded = model.vision_encoder(batch["pixels"]).last_hidden_state
     points, target = batch["points"], batch["targets"]
     if kind == "box":
         prompts = {"input_boxes": batch["boxes"]}
     elif kind == "points":
-        prompts, several = {"input_points": points}, False
+        prompts = {"input_points": points}
     else:
         prompts = {"input_points": points[:, :, :1]}
     logits, predicted = decoded(model, embedded, several, **prompts)
     losses, iou = mask_losses(logits, target)
     least, best = losses.min(2)
     total = (least + EVERY_MASK * losses.mean(2)).mean() + (predicted - iou).square().mean()
-    if kind == "refined":  # SAM's second round: the mask so far, and another point on the object
+    if kind == "refined":  # SAM's second round: the mask so far, and another point on the object or its box
         first = logits.detach().gather(2, best[:, :, None, None, None].expand(-1, -1, 1, *logits.shape[-2:]))
+        more = {"input_points": points[:, :, :2].flatten(0, 1)[:, None]}
+        if step // len(KINDS) % 2:
+            more = {"input_boxes": batch["boxes"].flatten(0, 1)[:, None]}
         spread = embedded.repeat_interleave(PROMPTS, 0)
-        again, promised = decoded(
-            model, spread, False, input_points=points[:, :, :2].flatten(0, 1)[:, None],
-            input_masks=first.flatten(0, 1),
-        )  # fmt: skip
+        again, promised = decoded(model, spread, False, input_masks=first.flatten(0, 1), **more)
         second, now = mask_losses(again, target.flatten(0, 1)[:, None])
         total = (total + second.mean() + (promised - now).square().mean()) / 2
     return total, {"kind": kind, "iou": round(iou.gather(2, best[:, :, None]).mean().item(), 3),
