@@ -55,13 +55,14 @@ def weights(folder: str | Path) -> dict[str, Tensor]:
     files = {file: load_file(file) for file, _ in elsewhere.values()}
     if lost := sorted({f"{key} in {file}" for file, key in elsewhere.values() if key not in files[file]}):
         raise BrokenCheckpoint(f"{Path(folder) / SHARED} names weights that are not there: {', '.join(lost)}")
-    return own | {name: files[file][key] for name, (file, key) in elsewhere.items()}
+    return own | {name: files[file][key].clone() for name, (file, key) in elsewhere.items()}
 
 
 def save(weights: Mapping[str, Tensor], folder: str | Path, files: Iterable[Path]) -> None:
     """Writes ``model.safetensors`` with those weights that none of the files holds, and ``shared.json`` for the rest.
 
-    A weight is shared if a file has an equal one, of the same type, whose name ends in the same two parts.
+    A weight is shared if a file has an equal one, of the same type, whose name ends in the same two parts; a
+    tensor of a file stands for one weight at most.
     """
     folder, left, index = Path(folder), dict(weights), {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ def save(weights: Mapping[str, Tensor], folder: str | Path, files: Iterable[Path
         stored, names = load_file(file), {}
         for name, weight in left.items():
             alike = [k for k in stored if k.split(".")[-2:] == name.split(".")[-2:] and _equal(stored[k], weight)]
-            if alike:
+            if alike := [k for k in alike if k not in names.values()]:
                 names[name] = max(alike, key=lambda k: len({*k.split(".")} & {*name.split(".")}))
         left = {k: v for k, v in left.items() if k not in names}
         place = os.path.relpath(file, folder).replace(os.sep, "/")
