@@ -237,9 +237,10 @@ def _coco(instances: Sequence[Instance], order: dict[str, int], names: Sequence[
         }
         for n, i in enumerate(instances, 1)
     ]
+    sizes = {name: (0, 0) for name in order} | {i.image: tuple(i.mask["size"]) for i in instances}
     made = COCO()
     made.dataset = {
-        "images": [{"id": n} for n in order.values()],
+        "images": [{"id": order[name], "height": h, "width": w} for name, (h, w) in sizes.items()],
         "categories": [{"id": n, "name": name} for n, name in enumerate(names, 1)],
         "annotations": annotations,
     }

@@ -40,11 +40,10 @@ def mean_of(
     name: str, values: Sequence[float] | np.ndarray, clusters: Sequence[str], unit: str, seed: int, note: str = ""
 ) -> Measure:
     """The mean of the values that are defined, with its interval; images are drawn, not phrases."""
-    array = np.asarray(values, dtype=np.float64)
-    low, high = intervals.bootstrap(array, clusters, seed=seed)
-    return Measure(
-        name, float(intervals.mean(array)), float(low), float(high), int(np.isfinite(array).sum()), unit, note
-    )
+    array = np.asarray(values, dtype=np.float64)[:, None]
+    (low,), (high,) = intervals.bootstrap(array, clusters, seed=seed)
+    (mean,) = intervals.mean(array)
+    return Measure(name, float(mean), float(low), float(high), int(np.isfinite(array).sum()), unit, note)
 
 
 def without_interval(name: str, value: float, n: int, unit: str, note: str = "") -> Measure:
