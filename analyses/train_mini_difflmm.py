@@ -43,8 +43,8 @@ UNET = {
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
 }  # fmt: skip
 """diffusers calls it ``attention_head_dim``, but it is the number of heads (as in Stable Diffusion 1.5)."""
-AUTOENCODER_STEPS, AUTOENCODER_SIZE = 250, 32
-UNET_STEPS, UNET_SIZE = 500, 64
+AUTOENCODER_STEPS, AUTOENCODER_SIZE = 350, 32
+UNET_STEPS, UNET_SIZE = 750, 64
 KL = 1e-3  # of the autoencoder's loss, per number of the latent
 DROPPED = 0.1  # share of captions that the U-Net does not see, for guidance
 SAMPLED, DDIM_STEPS, GUIDANCE = 12, 30, 4.0
