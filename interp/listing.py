@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from interp import plugins
-from interp.shipped import shipped
+from interp.shipped import data_folder, shipped
 
 
 def listed() -> str:
@@ -24,6 +24,8 @@ def listed() -> str:
     ):
         lines += [f"{title}:"] if title else []
         lines += [f"  {name:<18} {about(kind, name).splitlines()[0]}" for name in plugins.names(kind)]
+    if (data_folder() / "mini-sam" / "config.json").is_file():
+        lines += [f"  {'mini-sam':<18} The shipped SAM, trained on scenes; the default."]
     return "\n".join(lines)
 
 

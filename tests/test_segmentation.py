@@ -339,6 +339,7 @@ def test_a_box_goes_around_the_part_with_the_highest_pixel():
     assert np.isnan(boxes_of(np.zeros((1, 4, 4), bool))).all()
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own, when decoding
 def test_the_exports_are_what_cocos_tools_and_the_released_evaluation_read(recorded, picture, sam, tmp_path):
     from pycocotools import mask as tools
     from pycocotools.coco import COCO

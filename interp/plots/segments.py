@@ -98,7 +98,7 @@ def _mark(axes: Axes, made: Segmentation, i: int, mask: np.ndarray) -> None:
 
 def _write(axes: Axes, text: Pieces) -> None:
     """The pieces from left to right, wrapped between words; smaller until they fit."""
-    for size in (11, 9, 7, 5.5, 4.5):
+    for size in (11.0, 9.0, 7.0, 5.5, 4.5):
         for written in list(axes.texts):
             written.remove()
         if _set(axes, text, size):

@@ -172,10 +172,13 @@ def repeated(features: Any, times: int) -> Any:
 def load(model_class: Any, checkpoint: str, device: str | None, **options: Any) -> Any:
     """The model in eval mode on its device (default: the GPU if there is one).
 
+    In float32 unless ``dtype`` says otherwise: in half precision a point is placed to a 256th of the image only.
+
     Raises:
         BrokenCheckpoint: with the names of the weights that the checkpoint lacks.
     """
-    model, info = model_class.from_pretrained(checkpoint, output_loading_info=True, **options)
+    given = {"dtype": torch.float32, **options}
+    model, info = model_class.from_pretrained(checkpoint, output_loading_info=True, **given)
     if missing := sorted(info["missing_keys"]):
         raise BrokenCheckpoint(
             f"{checkpoint} lacks {len(missing)} of the weights of {model_class.__name__}: {listed(missing)}. "

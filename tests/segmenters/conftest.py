@@ -66,8 +66,8 @@ def hiera():
     from transformers import Sam2HieraDetConfig
 
     return Sam2HieraDetConfig(
-        hidden_size=4, image_size=[64, 64], embed_dim_per_stage=[4, 8, 16, 32], blocks_per_stage=[1, 1, 1, 1],
-        num_attention_heads_per_stage=[1, 1, 2, 2], window_size_per_stage=[4, 4, 4, 2], global_attention_blocks=[2],
+        hidden_size=4, image_size=[64, 64], embed_dim_per_stage=[4, 8, 16, 32], blocks_per_stage=[1, 1, 2, 1],
+        num_attention_heads_per_stage=[1, 1, 2, 2], window_size_per_stage=[4, 4, 4, 2], global_attention_blocks=[3],
         window_positional_embedding_background_size=[4, 4],
     )  # fmt: skip
 

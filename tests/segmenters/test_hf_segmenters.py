@@ -164,3 +164,13 @@ def test_edgetam_says_that_it_needs_timm():
         pytest.skip("timm is installed")
     with pytest.raises(ImportError, match="timm"):
         interp.load_segmenter("edgetam")
+
+
+def test_weights_saved_in_half_precision_run_in_single(tiny_segmenter, tmp_path):
+    import copy
+
+    segmenter = tiny_segmenter("sam")
+    copy.deepcopy(segmenter.model).bfloat16().save_pretrained(tmp_path)
+    segmenter.processor.save_pretrained(tmp_path)
+    assert interp.load_segmenter(str(tmp_path), device="cpu").model.dtype == torch.float32
+    assert interp.load_segmenter(str(tmp_path), device="cpu", dtype=torch.bfloat16).model.dtype == torch.bfloat16

@@ -37,7 +37,7 @@ def test_random_walker_stops_at_the_border_that_the_map_does_not_know(size):
     thing = (slice(height // 4, height * 3 // 4), slice(width // 4, width * 3 // 4))
     image[thing] = (200, 60, 60)
     y, x = np.mgrid[:height, :width]
-    blob = np.exp(-(((y - height / 2) / height) ** 2 + ((x - width / 2) / width) ** 2) / 0.03)
+    blob = np.exp(-(((y - height / 2) / height) ** 2 + ((x - width / 2) / width) ** 2) / 0.12)
     segmenter = interp.load_segmenter("random_walker")
     prompts = prompts_of(torch.from_numpy(blob)[None].float(), Method())
     mask = segmenter.propose(segmenter.embed(image), prompts).masks[0, 0]
