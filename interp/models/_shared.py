@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -61,17 +62,16 @@ def weights(folder: str | Path) -> dict[str, Tensor]:
 def save(weights: Mapping[str, Tensor], folder: str | Path, files: Iterable[Path]) -> None:
     """Writes ``model.safetensors`` with those weights that none of the files holds, and ``shared.json`` for the rest.
 
-    A weight is shared if a file has an equal one, of the same type, whose name ends in the same two parts; a
-    tensor of a file stands for one weight at most.
+    A weight is shared if a file has an equal one, of the same type, whose name ends in the same two parts; a tensor of
+    a file stands for one weight at most, that with the longest common end of names.
     """
     folder, left, index = Path(folder), dict(weights), {}
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         stored, names = load_file(file), {}
-        for name, weight in left.items():
-            alike = [k for k in stored if k.split(".")[-2:] == name.split(".")[-2:] and _equal(stored[k], weight)]
-            if alike := [k for k in alike if k not in names.values()]:
-                names[name] = max(alike, key=lambda k: len({*k.split(".")} & {*name.split(".")}))
+        for name, key in sorted(_pairs(left, stored), key=lambda pair: -_common_end(*pair)):
+            if name not in names and key not in names.values():
+                names[name] = key
         left = {k: v for k, v in left.items() if k not in names}
         place = os.path.relpath(file, folder).replace(os.sep, "/")
         index[place] = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "names": names}
@@ -79,5 +79,15 @@ def save(weights: Mapping[str, Tensor], folder: str | Path, files: Iterable[Path
     (folder / SHARED).write_text(json.dumps(index, indent=1) + "\n")
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+def _pairs(weights: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    for name, weight in weights.items():
+        for key, tensor in stored.items():
+            alike = _common_end(name, key) > 1 and (tensor.dtype, tensor.shape) == (weight.dtype, weight.shape)
+            if alike and torch.equal(tensor, weight):
+                yield name, key
+
+
+def _common_end(a: str, b: str) -> int:
+    """How many of the last parts of the names agree."""
+    parts = zip(reversed(a.split(".")), reversed(b.split(".")), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], parts)))
