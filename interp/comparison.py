@@ -1,0 +1,312 @@
+"""Two measured models -> tidy tables: everything about a comparison that needs no model.
+
+Models are compared on the phrases that both have. All differences are paired: the same phrase of the same image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from interp import contrasts, intervals, plugins
+from interp.contrasts import KEY
+from interp.nulls import half
+from interp.ranking import TOP
+from interp.types import HeadScores, Skip
+
+EFFECTS: dict[str, tuple[str, str]] = {"normalise": ("none", "answer"), "query": ("self", "predicting")}
+"""Setting that is varied -> the two that are compared, the second less the first."""
+CHOICES = ("paper", "released", *TOP)
+"""Choices of heads, as in a ranking's reductions."""
+
+
+class NothingToCompare(ValueError):
+    """The two models share no phrase that could be scored."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model: ``tables`` and ``heads`` per (normalise, query); ``scores`` of the main setting; ``named`` per image.
+
+    ``tables``: a row per phrase, metric and choice of heads. ``words``: a row per phrase, in the order of ``scores``.
+    """
+
+    name: str
+    layers: int
+    heads_per_layer: int
+    tables: dict[tuple[str, str], pd.DataFrame]
+    heads: dict[tuple[str, str], pd.DataFrame]
+    scores: dict[str, HeadScores]
+    words: pd.DataFrame
+    named: dict[str, np.ndarray]
+    skipped: tuple[Skip, ...]
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found; every frame is tidy, ``model`` holds the models' names.
+
+    ``models``: a row per model: sizes, phrases, noun recall (0..1) with interval. ``scores``: a row per metric, model,
+    setting and choice of heads, over the phrases that both models have. ``differences``: a row per metric, contrast and
+    choice of heads, paired (`interp.contrasts.differences`): contrast ``model`` is B - A, ``normalise`` is answer -
+    none, ``query`` is predicting - self, ``heads`` is a choice of heads - all heads, ``recall`` is B - A of noun
+    recall. ``heads``, ``layers``: each model's own, with ``depth`` 0..1. ``head_differences``, ``layer_differences``:
+    B - A for each head and layer, if both models have as many; else without rows. ``phrases``: what it all rests on.
+    """
+
+    models: pd.DataFrame
+    scores: pd.DataFrame
+    differences: pd.DataFrame
+    layers: pd.DataFrame
+    heads: pd.DataFrame
+    layer_differences: pd.DataFrame
+    head_differences: pd.DataFrame
+    phrases: pd.DataFrame
+    skipped: tuple[tuple[str, Skip], ...]
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+
+def compared(
+    a: Measured, b: Measured, names: tuple[str, str], *, answers: str = "reference", seed: int = 0
+) -> Comparison:
+    """The tables of two measured models."""
+    word = "phrase" if answers == "reference" else "root"
+    both = tuple(_of(m, name, word) for m, name in zip((a, b), names, strict=True))
+    keys = contrasts.shared(*(contrasts.keyed(m.words) for m in both))
+    if not len(keys):
+        raise NothingToCompare(
+            f"{names[0]} has {len(a.words)} phrases and {names[1]} {len(b.words)}, and none is the same word of the "
+            "same image; compare models on one data set, with answers='reference' if they say different things"
+        )
+    phrases = _phrases(both, names, keys)
+    metrics = list(a.scores)
+    higher = {name: plugins.get("metrics", name).higher_is_better for name in metrics}
+    layer, head = _by_place(both, keys, higher, seed)
+    return Comparison(
+        models=_models(both, keys, seed),
+        scores=_scores(phrases, higher, seed),
+        differences=pd.concat([*_contrasts(phrases, names, higher, seed), *_recall(both, seed)], ignore_index=True),
+        layers=pd.concat([_layers(m, seed) for m in both], ignore_index=True),
+        heads=pd.concat([_heads(m) for m in both], ignore_index=True),
+        layer_differences=layer,
+        head_differences=head,
+        phrases=phrases,
+        skipped=tuple((m.name, skip) for m in both for skip in m.skipped),
+        manifest={"names": list(names), "metrics": metrics, "paired": len(keys), "answers": answers, "seed": seed},
+    )
+
+
+def _of(m: Measured, name: str, word: str) -> Measured:
+    """The model under its name, with the column by which phrases are paired."""
+    tables = {setting: table.assign(word=table[word].str.lower()) for setting, table in m.tables.items()}
+    return Measured(
+        **{**vars(m), "name": name, "tables": tables, "words": m.words.assign(word=m.words[word].str.lower())}
+    )
+
+
+def _phrases(both: Sequence[Measured], names: Sequence[str], keys: pd.MultiIndex) -> pd.DataFrame:
+    """A row per phrase that both models have, model, setting, metric and choice of heads: value, null and chance."""
+    frames = []
+    for m in both:
+        for (normalise, query), table in m.tables.items():
+            table = table.assign(occurrence=table.groupby(["metric", "heads", "sample_id", "word"]).cumcount())
+            inside = pd.MultiIndex.from_frame(table[KEY]).isin(keys)
+            frames.append(table[inside].assign(model=m.name, normalise=normalise, query=query))
+    columns = ["model", "normalise", "query", *KEY, "phrase", "root", "area", "half", "metric", "heads"]
+    return pd.concat(frames, ignore_index=True)[[*columns, "value", "null", "chance"]]
+
+
+def _models(both: Sequence[Measured], keys: pd.MultiIndex, seed: int) -> pd.DataFrame:
+    rows = []
+    for m in both:
+        hits, images = _flat(m.named)
+        hits = hits[:, None]
+        interval = intervals.bootstrap(hits, images, seed=seed)
+        rows.append(
+            {
+                "model": m.name,
+                "layers": m.layers,
+                "heads": m.heads_per_layer,
+                "phrases": len(m.words),
+                "paired": len(keys),
+                "images": len(set(keys.get_level_values("sample_id"))),
+                "skipped": len(m.skipped),
+                "recall": float(intervals.mean(hits)[0]),
+                "recall_low": float(interval.low[0]),
+                "recall_high": float(interval.high[0]),
+                "targets": len(hits),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _flat(named: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
+    """Every target as 0 or 1, and its image."""
+    images = [image for image, hits in named.items() for _ in hits]
+    return np.concatenate([*named.values(), np.zeros(0)]).astype(np.float64), images
+
+
+def _recall(both: Sequence[Measured], seed: int) -> list[pd.DataFrame]:
+    """Noun recall, B - A, over the targets of the images that both models answered."""
+    common = [image for image in both[0].named if image in both[1].named]
+    if not common:
+        return []
+    (a, images), (b, _) = (_flat({i: m.named[i] for i in common}) for m in both)
+    frame = contrasts.differences(a[:, None], b[:, None], images, higher_is_better=True, seed=seed)
+    about = {"metric": "noun_recall", "contrast": "recall", "model": "", "heads": ""}
+    return [_labelled(frame, about, both[0].name, both[1].name)]
+
+
+def _scores(phrases: pd.DataFrame, higher: Mapping[str, bool], seed: int) -> pd.DataFrame:
+    """Means, intervals and nulls over the phrases that both models have."""
+    frames = []
+    by = ["metric", "model", "normalise", "query"]
+    for group, some in phrases.groupby(by, sort=False):
+        value, null, chance = (
+            some.set_index([*KEY, "heads"])[column].unstack("heads", sort=False)
+            for column in ("value", "null", "chance")
+        )
+        images = value.index.get_level_values("sample_id").tolist()
+        values = value.to_numpy(dtype=np.float64)
+        better = (values - null.to_numpy(dtype=np.float64)) * (1 if higher[str(group[0])] else -1)
+        interval, test = intervals.bootstrap(values, images, seed=seed), intervals.sign_flip(better, images, seed=seed)
+        frame = pd.DataFrame(
+            {
+                "heads": list(value.columns),
+                "n": np.isfinite(values).sum(0),
+                "mean": intervals.mean(values),
+                "low": interval.low,
+                "high": interval.high,
+                "null": intervals.mean(np.where(np.isfinite(values), null, np.nan).astype(np.float64)),
+                "chance": intervals.mean(np.where(np.isfinite(values), chance, np.nan).astype(np.float64)),
+                "p": test.p,
+                "p_corrected": test.p_corrected,
+            }
+        )
+        for place, (name, entry) in enumerate(zip(by, group, strict=True)):
+            frame.insert(place, name, entry)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _contrasts(
+    phrases: pd.DataFrame, names: tuple[str, str], higher: Mapping[str, bool], seed: int
+) -> list[pd.DataFrame]:
+    """All paired differences between models, settings and choices of heads."""
+    frames = []
+    main = tuple(phrases[["normalise", "query"]].iloc[0])
+    for metric, some in phrases.groupby("metric", sort=False):
+        table = contrasts.wide(some, ["model", "normalise", "query", "heads"])
+        for contrast, model, a, b, columns in _pairs(table.columns, names, main, str(metric)):
+            left, right = (table[[c[side] for c in columns]].to_numpy(dtype=np.float64) for side in (0, 1))
+            images = table.index.get_level_values("sample_id").tolist()
+            frame = contrasts.differences(left, right, images, higher_is_better=higher[str(metric)], seed=seed)
+            about = {"metric": metric, "contrast": contrast, "model": model, "heads": [c[1][-1] for c in columns]}
+            frames.append(_labelled(frame, about, a, b))
+    return frames
+
+
+def _labelled(frame: pd.DataFrame, about: Mapping[str, Any], a: str, b: str) -> pd.DataFrame:
+    labels = {**about, "a_is": a, "b_is": b}
+    return frame.assign(**labels)[[*labels, *frame]]
+
+
+def _pairs(columns: pd.MultiIndex, names: tuple[str, str], main: tuple[str, str], metric: str) -> Iterator[tuple]:
+    """(contrast, model, what a is, what b is, column pairs) of every contrast that was measured."""
+    there = set(columns)
+    settings = list(dict.fromkeys((c[1], c[2]) for c in columns))
+    for setting in settings:
+        label = "model" if setting == main else f"model, {'normalise' if setting[0] != main[0] else 'query'} changed"
+        yield label, "", *names, [((names[0], *setting, h), (names[1], *setting, h)) for h in CHOICES]
+    for axis, (effect, sides) in enumerate(EFFECTS.items()):
+        if effect == "normalise" and plugins.get("metrics", metric).raw:
+            continue  # it gets the raw attention either way
+        own = [tuple(side if i == axis else x for i, x in enumerate(main)) for side in sides]
+        for name in names:
+            pairs = [((name, *own[0], h), (name, *own[1], h)) for h in CHOICES]
+            if all(c in there for pair in pairs for c in pair):
+                yield effect, name, *sides, pairs
+    for name in names:
+        others = [h for h in CHOICES if h != "paper"]
+        yield "heads", name, "paper", "", [((name, *main, "paper"), (name, *main, h)) for h in others]
+
+
+def _heads(m: Measured) -> pd.DataFrame:
+    """The ranking's heads under every setting, with the layer's relative depth."""
+    frames = [
+        frame.assign(model=m.name, normalise=normalise, query=query, depth=_depth(frame["layer"], m.layers))
+        for (normalise, query), frame in m.heads.items()
+    ]
+    frame = pd.concat(frames, ignore_index=True)
+    first = ["model", "normalise", "query", "metric", "layer", "head", "depth"]
+    return frame[[*first, *(c for c in frame if c not in first)]]
+
+
+def _depth(layer: Any, layers: int) -> Any:
+    """0 is the first layer, 1 the last."""
+    return layer / max(layers - 1, 1)
+
+
+def _layers(m: Measured, seed: int) -> pd.DataFrame:
+    """Per metric and layer: the mean over heads, and the best head as chosen on the other half; with intervals."""
+    frames = []
+    for metric, score in m.scores.items():
+        mean, best = _layer_values(score, seed)
+        null = _nanmean(score.null if score.null is not None else np.full_like(score.values, np.nan))
+        columns: dict[str, Any] = {"layer": np.arange(m.layers), "depth": _depth(np.arange(m.layers), m.layers)}
+        for name, values in (("", mean), ("best_", best)):
+            interval = intervals.bootstrap(values, score.sample_ids, seed=seed)
+            ends = {f"{name}low": interval.low, f"{name}high": interval.high}
+            columns |= {f"{name}mean": intervals.mean(values), **ends}
+        columns["null"] = intervals.mean(null)
+        frames.append(pd.DataFrame({"model": m.name, "metric": metric, **columns}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _layer_values(score: HeadScores, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per phrase and layer: the mean score of its heads, and the score of its best head by the other half's images."""
+    which = np.array([half(seed, i) for i in score.sample_ids], dtype=np.int64)
+    best = np.full(score.values.shape[:2], np.nan)
+    for own in (0, 1):
+        means = intervals.mean(score.values[which != own]) * (1 if score.higher_is_better else -1)
+        for layer in np.flatnonzero(np.isfinite(means).any(1)):
+            best[which == own, layer] = score.values[which == own, layer, np.nanargmax(means[layer])]
+    return _nanmean(score.values), best
+
+
+def _nanmean(values: np.ndarray) -> np.ndarray:
+    """Mean over heads, where defined."""
+    finite = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(finite, values, 0).sum(2, dtype=np.float64) / finite.sum(2)
+
+
+def _by_place(
+    both: Sequence[Measured], keys: pd.MultiIndex, higher: Mapping[str, bool], seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """B - A for each layer's mean over heads and for each head; without rows where the models are not alike."""
+    at = [contrasts.places(contrasts.keyed(m.words), keys) for m in both]
+    images = keys.get_level_values("sample_id").tolist()
+    by_layer, by_head = [], []
+    for metric in higher:
+        scores = [m.scores[metric].values[rows].astype(np.float64) for m, rows in zip(both, at, strict=True)]
+        if scores[0].shape[1] != scores[1].shape[1]:
+            continue
+        how = {"higher_is_better": higher[metric], "seed": seed}
+        layers = np.arange(scores[0].shape[1])
+        frame = contrasts.differences(_nanmean(scores[0]), _nanmean(scores[1]), images, **how)
+        by_layer.append(pd.DataFrame({"metric": metric, "layer": layers, **frame}))
+        if scores[0].shape[2] == scores[1].shape[2]:
+            heads = scores[0].shape[2]
+            layer, head = np.divmod(np.arange(len(layers) * heads), heads)
+            frame = contrasts.differences(*(s.reshape(len(s), -1) for s in scores), images, **how)
+            by_head.append(pd.DataFrame({"metric": metric, "layer": layer, "head": head, **frame}))
+    return (
+        pd.concat(by_layer, ignore_index=True) if by_layer else pd.DataFrame(columns=["metric", "layer"]),
+        pd.concat(by_head, ignore_index=True) if by_head else pd.DataFrame(columns=["metric", "layer", "head"]),
+    )

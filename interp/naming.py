@@ -1,0 +1,29 @@
+"""Which of an image's things a model's own answer names: noun recall."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from interp.phrases import find_phrases, match_targets, token_offsets
+from interp.types import Sample
+
+
+def named_targets(lmm: Any, samples: Sequence[Sample], max_new_tokens: int = 128) -> list[Bool[np.ndarray, " target"]]:
+    """Per sample and visible target, whether a noun phrase of the model's own answer names it; empty without targets.
+
+    The answer is greedy. A phrase names a target as in `interp.phrases.match_targets`; the share of True over all
+    targets is the noun recall, 0..1.
+    """
+    answers = lmm.generate_batch([s.image for s in samples], [s.prompt for s in samples], max_new_tokens)
+    found = []
+    for sample, answer in zip(samples, answers, strict=True):
+        ids = lmm.tokenizer(answer, add_special_tokens=False).input_ids
+        text, offsets = token_offsets(lmm.tokenizer, list(ids)) if ids else ("", [])
+        phrases = find_phrases(text, offsets) if text.strip() else ()
+        visible = [t for t in sample.targets if t.mask.any()]
+        found.append(np.array([bool(match_targets(phrases, [t])) for t in visible], dtype=bool))
+    return found
