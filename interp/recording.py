@@ -13,7 +13,7 @@ import inspect
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
@@ -33,7 +33,10 @@ def record(
     keys: Positions = None,
     layers: Sequence[int] | None = None,
     mean: Positions = None,
-) -> Iterator[Recorder]:
+    *,
+    kind: Literal["cross", "self", "both"] | None = None,
+    blocks: Sequence[str] | None = None,
+) -> Iterator[Any]:
     """A ``Recorder`` whose ``attention`` holds the asked rows and columns after the forward passes made inside.
 
     Positions are absolute on the key axis: padding and what a KV cache already holds are counted. Give them once for
@@ -44,6 +47,10 @@ def record(
     sub-module to record something else. Recording is outside autograd; a forward pass with gradients stays as it is.
     One recorder follows one sequence (or batch) of one model: start another for the next.
 
+    A model of diffusers, or any model with ``kind`` given, is recorded inside its U-Net: a ``UNetRecorder``
+    (`interp.unet_recording`) has ``attention[name]`` [batch head query key] for every attention module. ``queries``
+    are then flat spatial cells, cells per resolution {(rows, cols): cells}, `interp.patch_cells`, or None for all.
+
     Args:
         model: any model of transformers, or a part of one, whose attention modules use the attention interface.
         queries: rows to record, a sequence of ints or a tensor; or "last": the last row of every forward pass, in
@@ -51,11 +58,23 @@ def record(
         keys: columns to keep; None keeps all. The softmax is always over all keys.
         layers: layer numbers to record, in this order; None records all.
         mean: rows whose mean ``Recorder.mean`` gives; they are added up and not kept.
+        kind: of a U-Net: "cross" (spatial cell -> caption token; the default there), "self" (cell -> cell) or "both".
+        blocks: of a U-Net: names of the parts to record, such as "up_blocks.1" or "mid_block"; None records all.
 
     Raises:
         NoAttentionInterface: if no attention module of the model uses the interface.
         ValueError: for positions that are not whole numbers from 0 up, or a layer that does not exist.
     """
+    if kind is not None or blocks is not None or type(model).__module__.startswith("diffusers."):
+        if not (keys is layers is mean is None):
+            raise ValueError(
+                "keys, layers and mean are for transformers' models; a U-Net's parts are named by `blocks`"
+            )
+        from interp.unet_recording import record_unet
+
+        with record_unet(model, queries, kind=kind or "cross", blocks=blocks) as inside:
+            yield inside
+        return
     recorder = Recorder(_attention_modules(model, layers), queries, keys, mean)
     with contextlib.ExitStack() as undo:
         undo.callback(_unwatch, recorder)
