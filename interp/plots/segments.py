@@ -121,7 +121,7 @@ def _set(axes: Axes, text: Pieces, size: float) -> bool:
                 x, y = 0.01, y - line
                 drawn.set_position((x, y))
             x += wide + (size * 0.28 * figure.dpi / 72 / frame.width if word.endswith(" ") else 0)
-    return y - line >= -0.05
+    return bool(y - line >= -0.05)
 
 
 def _words(text: str) -> list[str]:
