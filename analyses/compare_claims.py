@@ -1,0 +1,276 @@
+"""Five claims about grounding, over several trainings: what holds, what is reversed, what stays open.
+
+    python analyses/compare_claims.py --llava data/mini-llava runs/seed-1/mini-llava runs/seed-2/mini-llava \
+        --difflmm data/mini-difflmm runs/seed-1/mini-difflmm runs/seed-2/mini-difflmm --samples 300 --out runs/claims
+    python analyses/compare_claims.py --runs runs/compare-0 runs/compare-1 runs/compare-2 --out runs/claims
+
+Each training is one place in both lists (same data, order and seed for both models), or a folder of `interp compare
+LLAVA DIFFLMM`. Without --difflmm claim (b) is left out. A killed run goes on. Writes claims.csv, claims.md, claims.png.
+
+(a) attention of a LLaVA trained on captions alone grounds above masks of other images (the shuffled-mask null);
+(b) DiffLMM grounds better than LLaVA; (c) subtracting the answer's mean helps; (d) few heads do better than the mean of
+all; (e) the row that predicts a word grounds better than the word's own row.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from interp import intervals, plugins
+from interp.contrasts import KEY
+from interp.storage import Run, write_bytes
+
+LEVEL = 0.95
+ALL = "all"
+CLAIMS = {
+    "a": "LLaVA grounds above masks of other images",
+    "b": "DiffLMM grounds better than LLaVA",
+    "c": "subtracting the answer's mean helps",
+    "d": "few heads do better than the mean of all",
+    "e": "the predicting row does better than the own row",
+}
+HEADS = ("paper", "top3")
+"""Choices of heads for which each claim is looked at; the first is the one that counts. Claim d is about its own."""
+FEW = ("top3", "top1", "top10")
+
+
+class Estimate(NamedTuple):
+    """A mean with the ends of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def gaps(phrases: pd.DataFrame, metric: str, higher_is_better: bool) -> dict[tuple[str, str, str], pd.Series]:
+    """(claim, model, heads) -> one number per phrase, positive where the claim is right.
+
+    ``phrases`` is the table of one comparison, with ``model`` llava or difflmm.
+    """
+    sign = 1 if higher_is_better else -1
+    own = phrases[phrases["metric"] == metric]
+    columns = ["model", "normalise", "query", "heads"]
+    values = own.set_index([*KEY, *columns])["value"].unstack(columns, sort=False)
+    nulls = own.set_index([*KEY, *columns])["null"].unstack(columns, sort=False)
+    found: dict[tuple[str, str, str], pd.Series] = {}
+
+    def add(claim: str, model: str, heads: str, better: tuple, worse: tuple, of: pd.DataFrame = values) -> None:
+        if better in values and worse in of:
+            found[claim, model, heads] = sign * (values[better] - of[worse])
+
+    models = [m for m in ("llava", "difflmm") if m in set(own["model"])]
+    for heads in HEADS:
+        main = {m: (m, "answer", "predicting", heads) for m in models}
+        if "llava" in main:
+            add("a", "llava", heads, main["llava"], main["llava"], nulls)
+        if len(models) == 2:
+            add("b", "", heads, main["difflmm"], main["llava"])
+        for m in models:
+            add("c", m, heads, main[m], (m, "none", "predicting", heads))
+            add("e", m, heads, main[m], (m, "answer", "self", heads))
+    for m in models:
+        for heads in FEW:
+            add("d", m, heads, (m, "answer", "predicting", heads), (m, "answer", "predicting", "paper"))
+    return found
+
+
+def one_training(gap: pd.Series, seed: int = 0) -> Estimate:
+    """Mean over phrases with its bootstrap interval over images: how sure it is for *this* training."""
+    values, images = gap.to_numpy(dtype=np.float64)[:, None], gap.index.get_level_values("sample_id").tolist()
+    interval = intervals.bootstrap(values, images, seed=seed)
+    return Estimate(float(intervals.mean(values)[0]), float(interval.low[0]), float(interval.high[0]))
+
+
+def over_trainings(each: Sequence[pd.Series]) -> Estimate:
+    """Mean over trainings and phrases, with a 95 % interval for *another* training and *other* images.
+
+    Trainings and images are crossed random effects. The squared error of the mean is taken as s^2 / S (s: deviation of
+    the S trainings' means) plus the error from images of the trainings' average (ratio estimator, Cochran 1977, section
+    6.3). The interaction is counted in both, so the interval errs on the wide side. Student's t with Satterthwaite's
+    degrees of freedom. Phrases that are undefined in one of the trainings are left out. NaN ends with one training.
+    """
+    table = pd.concat(each, axis=1, join="inner").dropna()
+    if table.empty:
+        return Estimate(np.nan, np.nan, np.nan)
+    means, trainings = table.mean(axis=0).to_numpy(), len(each)
+    mean = float(means.mean())
+    sums = intervals.cluster_sums(table.mean(axis=1).to_numpy(), table.index.get_level_values("sample_id").tolist())
+    images = len(sums.total)
+    if trainings < 2 or images < 2:
+        return Estimate(mean, np.nan, np.nan)
+    residual = (sums.total - mean * sums.number)[:, 0]
+    from_images = images / (images - 1) * float((residual**2).sum()) / float(sums.number.sum()) ** 2
+    from_trainings = float(means.var(ddof=1)) / trainings
+    error = from_images + from_trainings
+    if error == 0:
+        return Estimate(mean, mean, mean)
+    freedom = error**2 / (from_trainings**2 / (trainings - 1) + from_images**2 / (images - 1))
+    half = float(student.ppf((1 + LEVEL) / 2, freedom)) * error**0.5
+    return Estimate(mean, mean - half, mean + half)
+
+
+def verdict(estimate: Estimate) -> str:
+    """Whether the interval leaves 0 out, and on which side."""
+    if not np.isfinite([estimate.low, estimate.high]).all():
+        return "needs more trainings"
+    return "holds" if estimate.low > 0 else "reversed" if estimate.high < 0 else "open"
+
+
+def claims(trainings: Mapping[str, pd.DataFrame], metric: str, higher_is_better: bool) -> pd.DataFrame:
+    """A row per claim, model, choice of heads and training (and ``all`` of them together): ``mean low high verdict``.
+
+    ``trainings``: name -> the phrase table of its comparison. A positive mean is in the claim's favour.
+    """
+    found = {name: gaps(table, metric, higher_is_better) for name, table in trainings.items()}
+    every = dict.fromkeys(key for one in found.values() for key in one)
+    rows = []
+    for claim, model, heads in sorted(every, key=lambda key: key[0]):
+        each = {name: one[claim, model, heads] for name, one in found.items() if (claim, model, heads) in one}
+        estimates = {name: one_training(gap) for name, gap in each.items()} | {ALL: over_trainings([*each.values()])}
+        about = {"claim": claim, "model": model, "heads": heads, "metric": metric}
+        for name, estimate in estimates.items():
+            sizes = [each[name]] if name != ALL else [*each.values()]
+            phrases = pd.concat(sizes, axis=1, join="inner").dropna().index
+            rows.append(
+                {
+                    **about,
+                    "training": name,
+                    "trainings": len(each) if name == ALL else 1,
+                    "phrases": len(phrases),
+                    "images": phrases.get_level_values("sample_id").nunique(),
+                    **estimate._asdict(),
+                    "verdict": verdict(estimate),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table as Markdown, one line per claim, model and choice of heads, the trainings side by side."""
+    names = [name for name in dict.fromkeys(table["training"]) if name != ALL]
+    head = ["claim", "model", "heads", *names, "over trainings", "95 % interval", "verdict"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for (claim, model, heads), rows in table.groupby(["claim", "model", "heads"], sort=False):
+        by_name = rows.set_index("training")
+        one = [
+            f"{r['mean']:+.3f} ({r['low']:+.3f} to {r['high']:+.3f})"
+            for r in (by_name.loc[name] for name in names if name in by_name.index)
+        ]
+        total = by_name.loc[ALL]
+        interval = f"{total['low']:+.3f} to {total['high']:+.3f}" if np.isfinite(total["low"]) else "–"
+        cells = [f"({claim}) {CLAIMS[str(claim)]}", model or "difflmm − llava", heads, *one]
+        lines.append("| " + " | ".join([*cells, f"{total['mean']:+.3f}", interval, f"**{total['verdict']}**"]) + " |")
+    metric = table["metric"].iloc[0].replace("_", " ")
+    note = (
+        f"Differences in {metric}; positive is in the claim's favour. In a training's column: 95 % bootstrap interval "
+        "over images. Over trainings: 95 % interval for other trainings and other images."
+    )
+    return "\n".join([*lines, "", note]) + "\n"
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Every claim's differences: small marks are trainings, the large one is over trainings."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from interp.plots.compare import CHOICES, MODELS
+    from interp.plots.style import style
+
+    colours = {"llava": MODELS[0], "difflmm": MODELS[1], "": "#222222"}
+    with style():
+        groups = list(table.groupby("claim", sort=False))
+        heights = [some.groupby(["model", "heads"]).ngroups for _, some in groups]
+        figure, panels = plt.subplots(
+            len(groups), 1, figsize=(7.6, 0.36 * sum(heights) + 0.55 * len(groups) + 0.6), sharex=True, squeeze=False,
+            height_ratios=[h + 0.5 for h in heights], layout="constrained",
+        )  # fmt: skip
+        for axes, (claim, some) in zip(panels[:, 0], groups, strict=True):
+            labels = []
+            for y, ((model, heads), rows) in enumerate(some.groupby(["model", "heads"], sort=False)):
+                labels.append(f"{model or 'difflmm − llava'}, {CHOICES[str(heads)]}")
+                single, total = rows[rows["training"] != ALL], rows[rows["training"] == ALL].iloc[0]
+                shift = np.linspace(-0.12, 0.12, len(single)) if len(single) > 1 else [0.0]
+                axes.plot(single["mean"], y + 0.22 + np.array(shift), ".", color=colours[str(model)], alpha=0.7)
+                axes.plot([total["low"], total["high"]], [y, y], color=colours[str(model)], linewidth=1.6)
+                filled = colours[str(model)] if total["verdict"] in ("holds", "reversed") else "white"
+                axes.plot(total["mean"], y, "o", color=colours[str(model)], markerfacecolor=filled)
+            axes.axvline(0, color="#7f7f7f", linewidth=1)
+            axes.set_yticks(range(len(labels)), labels)
+            axes.set_ylim(len(labels) - 0.4, -0.6)
+            axes.set_title(f"({claim}) {CLAIMS[str(claim)]}")
+        panels[-1, 0].set_xlabel(f"difference in {table['metric'].iloc[0].replace('_', ' ')}, > 0: the claim is right")
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
+def read(folder: Path, single: bool = False) -> pd.DataFrame:
+    """The phrase table of a folder of `interp compare LLAVA DIFFLMM`, its models called llava and difflmm.
+
+    Raises:
+        FileNotFoundError: no run, or one that is not finished.
+    """
+    run = Run.read(folder)
+    if not run.manifest["finished"]:
+        raise FileNotFoundError(f"{folder} holds a run that is not finished; start the same `interp compare` again")
+    names = run.manifest["comparison"]["names"]
+    roles = dict(zip(names, ("llava", "difflmm"), strict=True))
+    phrases = run.read_table("phrases")
+    phrases = phrases[phrases["model"] == names[0]] if single else phrases
+    return phrases.assign(model=phrases["model"].map(roles))
+
+
+def measured(a: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """Runs `interp compare` for each training, or reads what was run."""
+    from interp import cli
+
+    if a.runs:
+        return {f"training {i}": read(folder) for i, folder in enumerate(a.runs)}
+    if a.difflmm and len(a.difflmm) != len(a.llava):
+        raise SystemExit(f"{len(a.llava)} LLaVAs and {len(a.difflmm)} DiffLMMs; expected as many of each, in one order")
+    tables = {}
+    for i, llava in enumerate(a.llava):
+        folder = a.out / f"training-{i}"
+        other = a.difflmm[i] if a.difflmm else llava  # beside itself: everything is measured once
+        command = ["compare", llava, other, a.dataset, "--out", str(folder), "--names", "llava", "difflmm"]
+        command += ["--metrics", a.metric, "--samples", str(a.samples), "--batch", str(a.batch)]
+        command += [f"--{option}={value}" for option in ("root", "split") if (value := getattr(a, option))]
+        if code := cli.main(command + ([] if a.difflmm else ["--no-recall"])):
+            raise SystemExit(code)
+        tables[f"training {i}"] = read(folder, single=not a.difflmm)
+    return tables
+
+
+def main() -> None:
+    """The table, its Markdown and its figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--runs", nargs="+", type=Path, help="folders of `interp compare LLAVA DIFFLMM`")
+    given.add_argument("--llava", nargs="+", help="one model a training")
+    parser.add_argument("--difflmm", nargs="+", help="the same trainings, in the same order")
+    parser.add_argument("--dataset", default="scenes")
+    parser.add_argument("--root")
+    parser.add_argument("--split")
+    parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=25)
+    parser.add_argument("--metric", default="pointing_game")
+    parser.add_argument("--out", type=Path, default=Path("runs/claims"))
+    a = parser.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    table = claims(measured(a), a.metric, plugins.get("metrics", a.metric).higher_is_better)
+    write_bytes(a.out / "claims.csv", table.to_csv(index=False, float_format="%.5g").encode())
+    write_bytes(a.out / "claims.md", markdown(table).encode())
+    draw(table, a.out / "claims.png")
+    print(markdown(table))
+
+
+if __name__ == "__main__":
+    main()
