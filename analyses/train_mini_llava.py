@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from interp.datasets import scenes
 
-PIXELS, PATCH, SCENES, CLOSE_UPS = 96, 8, 40_000, 50_400
+PIXELS, PATCH, SCENES, CLOSE_UPS = 96, 8, 24_000, 50_400
 GRID = PIXELS // PATCH
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 IGNORED = -100
@@ -36,8 +36,9 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 CLOSE = 48  # side of a close-up in pixels: one or two objects at the size that they have in a scene
-CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 600, 900, 300  # CLIP: close-ups, scenes with half of their patches, scenes
+CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 600, 1700, 200  # CLIP: close-ups, scenes with half of their patches, scenes
 TEXT_STEPS = 500
+SIMPLE = 2  # things in a scene of the projector's stage, at most
 PROJECTOR_STEPS = (0, 5, 10, 20, 40, 80, 160, 320)
 LORA_STEPS = (10, 20, 40, 80, 160, 320, 640)
 ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -92,16 +93,19 @@ def render(work: Path, log: Log, name: str, one, pixels: int, amount: int) -> No
 
 
 class Rendered:
-    """Rendered training pictures, with text that differs at each visit but not between runs."""
+    """Rendered training pictures with at most ``most`` things, with text that differs at each visit but not between
+    runs."""
 
-    def __init__(self, work: Path, name: str = "scenes") -> None:
+    def __init__(self, work: Path, name: str = "scenes", most: int = 5) -> None:
         self.images = np.load(work / f"{name}.npy", mmap_mode="r")
-        self.nouns = json.loads((work / f"{name}.json").read_text())
+        every = json.loads((work / f"{name}.json").read_text())
+        self.numbers = [k for k, nouns in enumerate(every) if len(nouns) <= most]
+        self.nouns = [every[k] for k in self.numbers]
 
     def __getitem__(self, visit: int) -> tuple[torch.Tensor, list[str], np.random.Generator]:
         """Float[3 side side] normalised as CLIP's processor does, the nouns, and the visit's random stream."""
         k = visit % len(self.nouns)
-        pixels = torch.from_numpy(self.images[k].astype(np.float32) / 255)
+        pixels = torch.from_numpy(self.images[self.numbers[k]].astype(np.float32) / 255)
         pixels = ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1)
         return pixels, self.nouns[k], np.random.default_rng([visit, 7])
 
@@ -271,19 +275,17 @@ def clip(work: Path, log: Log, device: str) -> None:
 FILLERS = ("wall", "sky", "stone", "grass", "sand", "coin", "wood", "cloth")
 
 
-def listed(rng: np.random.Generator, chosen, fast, slots: int) -> list[list[int]]:
-    """``slots`` entries that name the things over and over among fillers; an entry is the pieces of one word.
+def listed(rng: np.random.Generator, chosen, slots: int) -> list[str]:
+    """``slots`` words that name the things over and over, among fillers.
 
-    In three lists of ten every entry is one piece, as in plain text.
+    Up to half of them name a wrong thing, drawn anew for each, so that only who counts can tell what is there.
     """
-    words = [noun for noun in chosen for _ in range(rng.integers(max(1, slots // 24), slots // 8 + 1))]
-    words += list(rng.choice(FILLERS, max(0, slots - len(words))))
-    if rng.random() < 0.5:
-        words = list(rng.permutation(words))
-    entries = [fast(f" {word}", add_special_tokens=False)["input_ids"] for word in words]
-    if rng.random() < 0.3:
-        entries = [[piece] for entry in entries for piece in entry]
-    return entries[:slots]
+    words = [noun for noun in chosen for _ in range(rng.integers(max(3, slots // 16), slots // 5 + 1))]
+    wrong = rng.random(slots) < rng.random() * np.where(np.arange(slots) < len(words), 0.5, 0.12)
+    words += [FILLERS[k] for k in rng.integers(len(FILLERS), size=slots - len(words))]
+    others = rng.integers(len(scenes.nouns()), size=slots)
+    words = [scenes.nouns()[others[k]] if wrong[k] else word for k, word in enumerate(words)]
+    return [words[k] for k in rng.permutation(slots)] if rng.random() < 0.5 else words
 
 
 def dialogue(rng: np.random.Generator, chosen) -> tuple[str, str]:
@@ -322,11 +324,12 @@ def llama(entries: int):
 def text(work: Path, log: Log, device: str, steps: int, size: int = 48) -> None:
     """The language model, from text alone: lists of things, then captions, questions and answers about them.
 
-    The answer can only be had by looking back at the list. An entry of the list is one vector, the mean of its word's
-    pieces, with noise: whoever reads soft words can be taught to read patches.
+    The answer can only be had by looking back at the list, and by counting: some entries are wrong. An entry is one
+    vector, the mean of its word's pieces, with noise: whoever reads soft words can be taught to read patches.
     """
     fast = load_tokenizer(work)
     place = fast.convert_tokens_to_ids("<image>")
+    pieces_of = {word: fast(f" {word}", add_special_tokens=False)["input_ids"] for word in (*scenes.nouns(), *FILLERS)}
     torch.manual_seed(1)
     model = llama(len(fast)).to(device)
 
@@ -337,11 +340,10 @@ def text(work: Path, log: Log, device: str, steps: int, size: int = 48) -> None:
             chosen = scenes.choose(rng, "train", counts=(1, 5))
             prompt, answer = dialogue(rng, chosen)
             rows.append((f"USER: {'<image>' * slots}\n{prompt} ASSISTANT:", answer))
-            lists.append(listed(rng, chosen, fast, slots))
-        pieces = torch.full((size, slots, max(len(entry) for entries in lists for entry in entries)), -1)
-        for i, entries in enumerate(lists):
-            for j, entry in enumerate(entries):
-                pieces[i, j, : len(entry)] = torch.tensor(entry)
+            lists.append(listed(rng, chosen, slots))
+        longest = max(map(len, pieces_of.values()))
+        padded = {word: ids + [-1] * (longest - len(ids)) for word, ids in pieces_of.items()}
+        pieces = torch.tensor([[padded[word] for word in words] for words in lists])
         noise = torch.randn(size, slots, 192, generator=torch.Generator().manual_seed(step))
         noise *= torch.from_numpy(rng.uniform(0, 1, (size, 1, 1)).astype(np.float32))
         return {"pieces": pieces, "noise": noise, **tokens(fast, rows)}
@@ -488,10 +490,10 @@ def freeze_all_but_projector(model: torch.nn.Module) -> None:
 
 
 def projector(work: Path, log: Log, device: str, seed: int = 2) -> None:
-    """Stage 1: the projector alone, on captions."""
+    """Stage 1: the projector alone, on captions of scenes with one or two things."""
     model, _ = assemble(work, seed)
     freeze_all_but_projector(model)
-    data = Dialogues(Rendered(work), load_tokenizer(work), captions_only=True)
+    data = Dialogues(Rendered(work, most=SIMPLE), load_tokenizer(work), captions_only=True)
     stage("projector", model, data, work, log, device, PROJECTOR_STEPS, 3e-3, seed)
 
 

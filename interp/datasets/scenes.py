@@ -150,7 +150,7 @@ def _sprite(rng: np.random.Generator, noun: str, side: float) -> Image.Image:
 
 
 def compose(
-    rng: np.random.Generator, chosen: Sequence[str], size: int = SIZE, sides: tuple[float, float] = (0.26, 0.52)
+    rng: np.random.Generator, chosen: Sequence[str], size: int = SIZE, sides: tuple[float, float] = (0.32, 0.6)
 ) -> Scene:
     """A scene of ``size`` x ``size`` pixels; later objects lie in front, at least 60 % of each stays visible.
 
