@@ -9,7 +9,7 @@ the image's centre and a random point as prompts. Phrases are those of the refer
 
 Masks are scored by IoU, by recall at IoU 0.5, and points by whether they lie in the target; intervals are bootstrapped
 over images, and so are the paired differences to the paper's mean of all heads. Killed at any moment, the same command
-goes on where it was. Writes segment_heads.csv, segment_heads.md and segment_heads.png into ``--out``.
+goes on where it was. Writes segment_heads.csv, .md and .png into ``figures/`` of the run folder ``--out``.
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ def main() -> None:
     table = summarise(phrases, a.seed)
     run.manifest["heads"] = chosen
     run.write_table("summary", table)
-    write_bytes(a.out / "segment_heads.csv", table.to_csv(index=False).encode())
-    write_bytes(a.out / "segment_heads.md", markdown(table).encode())
-    draw(table).savefig(a.out / "segment_heads.png", metadata={"Software": None})
+    write_bytes(a.out / "figures" / "segment_heads.csv", table.to_csv(index=False).encode())
+    write_bytes(a.out / "figures" / "segment_heads.md", markdown(table).encode())
+    draw(table).savefig(a.out / "figures" / "segment_heads.png", metadata={"Software": None})
     run.finish([{"sample_id": s.sample_id, "reason": s.reason} for s in skipped])
     print(markdown(table))
 
@@ -383,16 +383,15 @@ def draw(table: pd.DataFrame) -> Figure:
                 ax = axes[row, column]
                 own = table[(table["model"] == model) & (table["measure"] == name)]
                 for k, segmenter in enumerate(segmenters[:1] if name == "point" else segmenters):
-                    _points(
-                        ax, own[own["segmenter"] == segmenter], order, colours[segmenter], 0.18 * k, name, segmenter
-                    )
+                    _points(ax, own[own["segmenter"] == segmenter], order, colours[segmenter], 0.3 * k, name, segmenter)
                 ax.set_yticks(range(len(order)), order)
                 ax.set_xlim(left=0)
                 ax.grid(axis="x", linewidth=0.4, alpha=0.5)
                 ax.set_xlabel(label)
                 if row == 0:
                     ax.set_title(Path(model).name)
-        axes[0, -1].legend(loc="lower right", fontsize=7)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(segmenters), fontsize=8)
         figure.supxlabel(
             "filled: less the answer's mean map; open: attention as it is; 95 % intervals over images", fontsize=8
         )
@@ -401,7 +400,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def _points(ax: Any, own: pd.DataFrame, order: Sequence[str], colour: str, shift: float, name: str, label: str) -> None:
     colour = "#333333" if name == "point" else colour
-    for normalise, offset, fill in (("answer", 0.07, colour), ("none", -0.07, "white"), ("", 0.0, colour)):
+    for normalise, offset, fill in (("answer", 0.08, colour), ("none", -0.08, "white"), ("", 0.0, colour)):
         some = own[own["normalise"] == normalise]
         y = np.array([order.index(h) for h in some["heads"]], dtype=float) + offset - shift
         error = np.abs(some[["low", "high"]].to_numpy(float).T - some["value"].to_numpy(float))

@@ -70,10 +70,11 @@ def keep(run: storage.Run, task: str, result: Evaluated, records: Sequence[Recor
 def table(measures: pd.DataFrame) -> str:
     """The measures as aligned text: value, interval, how many, note."""
     lines = []
-    for row in measures.itertuples():
-        value = "  –  " if math.isnan(row.value) else f"{row.value:.3f}"  # type: ignore[arg-type]
-        interval = "" if math.isnan(row.low) else f"{row.low:.3f}..{row.high:.3f}"  # type: ignore[arg-type]
-        lines.append(f"{row.measure:<26}{value:>7}  {interval:<14}  {row.n} {row.unit}  {row.note}".rstrip())
+    for row in measures.to_dict("records"):
+        value = "–" if math.isnan(row["value"]) else f"{row['value']:.3f}"
+        interval = "" if math.isnan(row["low"]) else f"{row['low']:.3f}..{row['high']:.3f}"
+        about = f"{row['measure']:<26}{value:>7}  {interval:<14}  {row['n']} {row['unit']}  {row['note']}"
+        lines.append(about.rstrip())
     return "\n".join(lines)
 
 

@@ -55,9 +55,9 @@ class GroundedCaptions:
                 f"image {key!r} has {len(labels)} phrases but {len(masks)} masks; expected one for each, in one order"
             )
         image = read_image(_files.find_image(self.names[key], _folders(self.root)))
-        size = image.shape[:2]
+        height, width = image.shape[:2]
         targets = tuple(
-            Target(str(label), decode(m["segmentation"], *size, f"mask {i} of image {key!r}"))
+            Target(str(label), decode(m["segmentation"], height, width, f"mask {i} of image {key!r}"))
             for i, (label, m) in enumerate(zip(labels, masks, strict=True))
         )
         texts = tuple(c["caption"].strip() for c in captions)

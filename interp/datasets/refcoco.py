@@ -77,11 +77,13 @@ class Expressions:
 
     def _sample(self, ref: Mapping[str, Any], sentence: Mapping[str, Any], image: np.ndarray) -> ReferringSample:
         annotation = self.annotations[ref["ann_id"]]
-        mask = decode(annotation["segmentation"], *image.shape[:2], f"annotation {ref['ann_id']!r}")
+        mask = decode(annotation["segmentation"], image.shape[0], image.shape[1], f"annotation {ref['ann_id']!r}")
         if not mask.any():
             raise DatasetError(f"the mask of annotation {ref['ann_id']!r} is empty; an expression refers to something")
-        x, y, width, height = annotation.get("bbox") or (None,) * 4
-        box = None if x is None else (float(x), float(y), float(x + width), float(y + height))
+        box = None
+        if annotation.get("bbox"):
+            x, y, width, height = map(float, annotation["bbox"])
+            box = (x, y, x + width, y + height)
         text = sentence["sent"].strip()
         return ReferringSample(
             _name(ref, sentence), image, PROMPT, text, (Referent(text, mask, box),), str(ref["image_id"])

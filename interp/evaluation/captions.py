@@ -47,7 +47,7 @@ def score(captions: Sequence[str], references: Sequence[Sequence[str]], java: bo
     has_java = shutil.which("java") is not None if java is None else java
     notes = {} if has_java else {"meteor": NO_JAVA, "cider": "simple tokeniser in place of Stanford's: no Java"}
     if not captions:
-        nothing = dict.fromkeys(("meteor", "cider"), "no captions")
+        nothing = {"meteor": "no captions", "cider": "no captions"}
         return CaptionScores(float("nan"), float("nan"), np.zeros(0), "ptb" if has_java else "simple", nothing)
     cider = _modules()["cider"].Cider()
     tokenised = _ptb if has_java else _simple

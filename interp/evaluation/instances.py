@@ -190,7 +190,9 @@ def _row(one: Record, item: Found, category: str | None) -> dict[str, Any]:
 
 
 def _samples(records: Sequence[Record], table: pd.DataFrame) -> pd.DataFrame:
-    hits = table.groupby("sample_id")["hit"].agg(["sum", "count"])
+    hits: dict[str, list[float]] = {}
+    for name, hit in zip(table["sample_id"], table["hit"].to_numpy(dtype=float), strict=True):
+        hits.setdefault(str(name), []).extend([hit] if np.isfinite(hit) else [])
     ids = [r.sample_id for r in records]
     return pd.DataFrame(
         {
@@ -199,8 +201,8 @@ def _samples(records: Sequence[Record], table: pd.DataFrame) -> pd.DataFrame:
             "answer": [r.answer for r in records],
             "instances": [len(r.truths) for r in records],
             "phrases": [len(r.found) for r in records],
-            "matched": [int(hits["count"].get(i, 0)) for i in ids],
-            "hits": [int(hits["sum"].get(i, 0)) for i in ids],
+            "matched": [len(hits.get(i, ())) for i in ids],
+            "hits": [int(sum(hits.get(i, ()))) for i in ids],
             "failed": [r.failed or "" for r in records],
         }
     )
@@ -208,8 +210,8 @@ def _samples(records: Sequence[Record], table: pd.DataFrame) -> pd.DataFrame:
 
 def _coverage(records: Sequence[Record], table: pd.DataFrame, seed: int) -> list[Measure]:
     """Share of each image's categories that some phrase was matched to: PAcc says nothing of what was left unsaid."""
-    said = table[table["category"] != ""].groupby("sample_id")["category"].agg(set)
-    rows = [(c in said.get(r.sample_id, ()), r.image_id) for r in records for c in sorted({t.phrase for t in r.truths})]
+    said = set(zip(table["sample_id"], table["category"], strict=True))
+    rows = [((r.sample_id, c) in said, r.image_id) for r in records for c in sorted({t.phrase for t in r.truths})]
     values = np.array([float(named) for named, _ in rows])
     return [summary.mean_of("categories_named", values, [i for _, i in rows], "categories", seed)]
 
@@ -238,7 +240,7 @@ def _coco(instances: Sequence[Instance], order: dict[str, int], names: Sequence[
         for n, i in enumerate(instances, 1)
     ]
     sizes = {name: (0, 0) for name in order} | {i.image: tuple(i.mask["size"]) for i in instances}
-    made = COCO()
+    made: Any = COCO()
     made.dataset = {
         "images": [{"id": order[name], "height": h, "width": w} for name, (h, w) in sizes.items()],
         "categories": [{"id": n, "name": name} for n, name in enumerate(names, 1)],

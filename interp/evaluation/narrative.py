@@ -73,15 +73,15 @@ def measures(table: pd.DataFrame, seed: int = 0) -> list[Measure]:
     found = []
     for kind in KINDS:
         chosen = table[_of(table, kind)]
-        ious = chosen["iou"].to_numpy(dtype=float)
+        ious = np.asarray(chosen["iou"], dtype=float)
         name = "average_recall" if kind == "all" else f"average_recall_{kind}"
         mean = summary.mean_of(name, ious, list(chosen["image_id"].astype(str)), "phrases", seed)
         found.append(Measure(name, average_recall(ious), mean.low, mean.high, mean.n, mean.unit))
     return found
 
 
-def _of(table: pd.DataFrame, kind: str) -> pd.Series:
+def _of(table: pd.DataFrame, kind: str) -> np.ndarray:
     if kind == "all":
-        return pd.Series(True, index=table.index)
+        return np.ones(len(table), dtype=bool)
     column, wanted = ("thing", kind == "things") if kind in ("things", "stuff") else ("plural", kind == "plural")
-    return (table[column] == wanted).fillna(False).astype(bool)
+    return (table[column] == wanted).to_numpy(dtype=bool, na_value=False)

@@ -67,16 +67,16 @@ def measures(table: pd.DataFrame, seed: int = 0) -> list[Measure]:
 
     Pairs with an empty true mask are left out. ``table`` has the columns of `compare` and ``image_id``.
     """
-    kept = table[np.isfinite(table["iou"])]
+    kept = pd.DataFrame(table[np.isfinite(table["iou"])])
     clusters = list(kept["image_id"].astype(str))
 
     def at_threshold(column: str) -> np.ndarray:
-        values = kept[column].to_numpy(dtype=float)
+        values = np.asarray(kept[column], dtype=float)
         return np.where(np.isfinite(values), values >= THRESHOLD, np.nan)
 
     return [
         _cumulative(kept, clusters, seed),
-        summary.mean_of("giou", kept["iou"].to_numpy(), clusters, "expressions", seed),
+        summary.mean_of("giou", np.asarray(kept["iou"]), clusters, "expressions", seed),
         summary.mean_of("precision@0.5", at_threshold("iou"), clusters, "expressions", seed),
         summary.mean_of("box_accuracy@0.5", at_threshold("box_iou"), clusters, "expressions", seed),
     ]
