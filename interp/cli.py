@@ -210,9 +210,13 @@ def _masks(sub: argparse.ArgumentParser) -> None:
 
 
 def _demo(sub: argparse.ArgumentParser) -> None:
-    sub.description = "Ranks the heads of the shipped mini-llava on synthetic scenes; no network needed."
-    sub.add_argument("--samples", type=_positive, default=200, metavar="N", help="scenes (default: 200)")
+    sub.description = (
+        "Runs the other commands on the shipped mini-llava and synthetic scenes, each into a folder of its own, and "
+        "writes one page that leads to their reports; no network needed."
+    )
+    sub.add_argument("--samples", type=_positive, default=120, metavar="N", help="scenes to rank on (default: 120)")
     sub.add_argument("--model", default="mini-llava", help="another model in place of the shipped one")
+    sub.set_defaults(parse=lambda words: parser().parse_args(words))
     _shared(sub)
 
 

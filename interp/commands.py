@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from interp import plugins, storage
 from interp.listing import about
-from interp.shipped import data_folder, shipped
 
 if TYPE_CHECKING:
     from interp.lmm import LMM
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 EXAMPLES = 6
 BEST = 3
-SHIPPED = "mini-llava"
 
 
 class Again:
@@ -80,15 +78,8 @@ def rank(options: Namespace) -> None:
 
 
 def demo(options: Namespace) -> None:
-    """`rank` with settings that take minutes on two cores."""
-    if options.model == SHIPPED and SHIPPED not in shipped():
-        raise LookupError(
-            f"{SHIPPED} is not in {data_folder()}; train it with `python analyses/train_mini_llava.py --out "
-            f"data/{SHIPPED}`, or rank another one: interp demo --model FOLDER_OR_HUB_ID"
-        )
-    defaults = {"dataset": "scenes", "metrics": None, "answers": "reference", "normalise": "answer"}
-    defaults |= {"query": "predicting", "split": None, "root": None, "nulls": 8, "seed": 0, "batch": 8}
-    rank(Namespace(**{**defaults, **vars(options)}))
+    """The other commands, one after the other, on what ships; see `interp.demo`."""
+    import_module("interp.demo").run(options)
 
 
 def capture(options: Namespace) -> None:

@@ -16,6 +16,7 @@ from interp.maps import Heads
 from interp.prompts import INVISIBLE
 from interp.segmentation import method_of
 from interp.segmenter import SHIPPED, default_segmenter
+from interp.shipped import data_folder
 from interp.types import Head
 
 OPTIONS = ("prompting", "choice", "min_confidence", "merge", "weights", "remove_corners")
@@ -30,7 +31,7 @@ def run(options: Namespace) -> None:
     method_of(options.preset, **chosen)
     name = options.segmenter or default_segmenter()
     if options.segmenter is None and name != SHIPPED:
-        print(f"segmenter: {name}, since {SHIPPED} is not in {commands.data_folder()}", file=sys.stderr)
+        print(f"segmenter: {name}, since {SHIPPED} is not in {data_folder()}", file=sys.stderr)
     segmenter = interp.load_segmenter(name, options.checkpoint, options.device)
     lmm = commands._load(options)
     settings = {

@@ -250,6 +250,9 @@ def test_the_demo_ends_by_naming_the_report(model, tmp_path, capsys):
     assert cli.main(["demo", "--model", model, "--samples", "3", "--out", str(tmp_path / "demo")]) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.endswith(str(tmp_path / "demo" / "report.html")) and (tmp_path / "demo" / "report.html").exists()
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert 'href="heads/report.html"' in page and "data:image/png" in page
+    assert (tmp_path / "demo" / "heads" / "report.html").exists()
 
 
 def test_the_demo_without_the_weights_says_how_to_get_them(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,106 @@
+"""`interp demo`: the other commands, one after the other, on what ships; and one page that leads to their reports."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+from interp.shipped import data_folder, shipped
+
+SHIPPED, OTHER = "mini-llava", "mini-difflmm"
+PICTURE = "scene.png"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command of the demo: its folder, what it answers, its words, and the figure that stands for it."""
+
+    folder: str
+    title: str
+    words: tuple[str, ...]
+    figure: str
+
+
+def run(options: Namespace) -> None:
+    """Runs every part and prints where the page lies. ``options.parse`` makes a command's options of its words.
+
+    A part that is finished is not computed again.
+
+    Raises:
+        LookupError: the model does not ship here, with how to get it.
+    """
+    from interp.commands import COMMANDS
+
+    if options.model == SHIPPED and SHIPPED not in shipped():
+        raise LookupError(
+            f"{SHIPPED} is not in {data_folder()}; train it with `python analyses/train_mini_llava.py --out "
+            f"data/{SHIPPED}`, or rank another one: interp demo --model FOLDER_OR_HUB_ID"
+        )
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_scene(out / PICTURE)
+    chosen = parts(options.model, options.samples, out)
+    for number, part in enumerate(chosen, 1):
+        words = [*part.words, "--out", str(out / part.folder), *_passed_on(options)]
+        print(f"\n[{number}/{len(chosen)}] interp {shlex.join(words)}", file=sys.stderr)
+        COMMANDS[part.words[0]](options.parse(words))
+    print(f"\nreport:  {_page(out, chosen, options)}")
+
+
+def parts(model: str, samples: int, out: Path) -> list[Part]:
+    """What the demo shows of a model: emergence if it has checkpoints, a comparison if the other model ships too."""
+    few = str(max(1, min(samples, 16)))
+    found = [
+        Part(
+            "heads",
+            "Which heads ground its words?",
+            ("rank", model, "scenes", "--samples", str(samples)),
+            "heads_pointing_game.png",
+        )
+    ]
+    home = Path(model) if Path(model).is_dir() else data_folder() / model
+    if any(home.glob("checkpoint-*")):
+        words = ("emerge", model, "scenes", "--samples", few, "--metric", "pointing_game")
+        found.append(Part("emergence", "When did they begin to?", words, "growth_pointing_game.png"))
+    if model in shipped():
+        words = ("segment", model, str(out / PICTURE), "Describe the image.")
+        found.append(Part("segmentation", "What is that good for? Masks of what it names.", words, "overlay.png"))
+    if model == SHIPPED and OTHER in shipped():
+        words = ("compare", SHIPPED, OTHER, "scenes", "--samples", few)
+        title = "Does a model with a diffusion model's eyes ground better?"
+        found.append(Part("comparison", title, words, "heads_pointing_game.png"))
+    return found
+
+
+def _passed_on(options: Namespace) -> list[str]:
+    given = {name: getattr(options, name) for name in ("device", "device_map", "dtype")}
+    words = [word for name, value in given.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+    return words + ["--force"] * options.force
+
+
+def _write_scene(path: Path) -> None:
+    from PIL import Image
+
+    from interp.datasets import scenes
+
+    Image.fromarray(next(iter(scenes.load(split="test", samples=1))).image).save(path)
+
+
+def _page(out: Path, chosen: list[Part], options: Namespace) -> Path:
+    """The written page: each part's command, figure, and the way to its report."""
+    from interp import report
+    from interp.storage import write_bytes
+
+    shown = []
+    for part in chosen:
+        figure = out / part.folder / "figures" / part.figure
+        data = base64.b64encode(figure.read_bytes()).decode() if figure.exists() else None
+        words = shlex.join(["interp", *part.words, "--out", str(out / part.folder)])
+        shown.append({"title": part.title, "folder": part.folder, "words": words, "picture": data})
+    path = out / "report.html"
+    write_bytes(path, report._template("demo").render(model=options.model, parts=shown).encode())
+    return path
