@@ -25,7 +25,7 @@ clean:
 	rm -rf .venv build *.egg-info
 
 .venv/demo.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[english]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[english,eval]"
 	touch $@
 
 .venv/test.stamp: pyproject.toml constraints.txt | .venv/bin/python
