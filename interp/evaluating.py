@@ -97,6 +97,7 @@ def collect(
         "segmenter_weights": fingerprint(getattr(segmenter, "model", None)),
         "version": interp.__version__,
     }
+    _look_ahead(dataset, samples)
     kept = Memory() if store is None else store
     records: list[Record] = []
     skipped: list[Skip] = []
@@ -116,11 +117,7 @@ def collect(
             skipped += more[1]
             bar.update(len(group))
     if not any(r.truths for r in records):
-        first = f", the first because {skipped[0].reason}" if skipped else ""
-        raise NothingToScore(
-            f"none of {len(records)} samples has a mask to compare with ({len(skipped)} were skipped{first}); take a "
-            "data set with masks"
-        )
+        raise _nothing(len(records), skipped)
     failed = [Skip(r.sample_id, f"counted as a miss: {r.failed}") for r in records if r.failed]
     return Collected(tuple(records), (*skipped, *failed), computed)
 
@@ -150,6 +147,29 @@ def _groups(dataset: Iterable[Sample | Skip], samples: int | None, batch: int) -
     some = islice(iter(dataset), samples)
     while group := list(islice(some, batch)):
         yield group
+
+
+def _look_ahead(dataset: Iterable[Sample | Skip], samples: int | None) -> None:
+    """Nothing, if some sample has a mask: that none has must show before the model answers about all of them."""
+    if iter(dataset) is dataset:
+        return
+    skipped, count = [], 0
+    for item in islice(dataset, samples):
+        if isinstance(item, Skip):
+            skipped.append(item)
+        elif item.targets:
+            return
+        else:
+            count += 1
+    raise _nothing(count, skipped)
+
+
+def _nothing(count: int, skipped: Sequence[Skip]) -> NothingToScore:
+    first = f", the first because {skipped[0].reason}" if skipped else ""
+    return NothingToScore(
+        f"none of {count} samples has a mask to compare with ({len(skipped)} were skipped{first}); take a data set with "
+        "masks"
+    )
 
 
 def _once(group: Sequence[Sample | Skip], seen: set[str]) -> None:

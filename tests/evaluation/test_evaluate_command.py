@@ -192,7 +192,8 @@ def test_options_that_do_not_fit_are_refused_in_one_line(task, dataset, more, wo
     assert word in capsys.readouterr().err
 
 
-def test_images_without_masks_cannot_be_scored(model, root, tmp_path, capsys):
+def test_images_without_masks_are_refused_before_the_model_answers(model, root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluating, "captures", None)
     out = tmp_path / "run"
     assert cli.main(command("gcg", model, "folder", out, "--root", root / "gcg", "--samples", "2")) == 2
     assert "has a mask to compare with" in capsys.readouterr().err
