@@ -167,8 +167,8 @@ def _look_ahead(dataset: Iterable[Sample | Skip], samples: int | None) -> None:
 def _nothing(count: int, skipped: Sequence[Skip]) -> NothingToScore:
     first = f", the first because {skipped[0].reason}" if skipped else ""
     return NothingToScore(
-        f"none of {count} samples has a mask to compare with ({len(skipped)} were skipped{first}); take a data set with "
-        "masks"
+        f"none of {count} samples has a mask to compare with ({len(skipped)} were skipped{first}); take a data set "
+        "with masks"
     )
 
 
