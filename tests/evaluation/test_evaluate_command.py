@@ -1,8 +1,9 @@
 """`interp evaluate`: every task from the command line to the summary, killed and gone on with, and bad input."""
 
 import json
-import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,27 @@ import pytest
 from evaluation_cases import phrase
 from PIL import Image
 
-from interp import cli, evaluating, storage
+from interp import cli, evaluating
 from interp.datasets import coco, gcg, scenes
 from interp.evaluation import results
 from interp.evaluation.overlap import to_rles
 from interp.types import Sample
 
+DIES_IN_ITS_THIRD_BATCH = """
+import os, signal, sys
+from interp import cli, storage
+
+real, done = storage.Run.put, []
+
+def put(run, key, arrays):
+    done.append(key)
+    if len(done) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(run, key, arrays)
+
+storage.Run.put = put
+sys.exit(cli.main(sys.argv[1:]))
+"""
 FILES = ("samples.parquet", "phrases.parquet", "predictions.json", "summary.csv", "summary.json")
 
 
@@ -139,21 +155,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(model, tmp_path, monk
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     arguments = ("--samples", "5", "--answers", "reference")
     assert cli.main(command("gcg", model, "scenes", whole, *arguments)) == 0
-    process = os.fork()
-    if not process:  # the child: dies while it writes its third batch
-        real, done = storage.Run.put, []
-
-        def put(run, key, arrays):
-            done.append(key)
-            if len(done) == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-            real(run, key, arrays)
-
-        storage.Run.put = put
-        cli.main(command("gcg", model, "scenes", killed, *arguments))
-        os._exit(0)
-    _, status = os.waitpid(process, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL and not (killed / "summary.json").exists()
+    words = [str(word) for word in command("gcg", model, "scenes", killed, *arguments)]
+    done = subprocess.run([sys.executable, "-c", DIES_IN_ITS_THIRD_BATCH, *words], capture_output=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert not (killed / "summary.json").exists()
     assert len(list((killed / "parts").glob("*.npz"))) == 2
     computed = []
     real = evaluating._records
