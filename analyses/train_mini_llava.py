@@ -37,7 +37,7 @@ TEMPLATE = (
 )
 CLOSE = 48  # side of a close-up in pixels: one or two objects at the size that they have in a scene
 CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 600, 1700, 200  # CLIP: close-ups, scenes with half of their patches, scenes
-TEXT_STEPS = 500
+TEXT_STEPS = 1600
 SIMPLE = 2  # things in a scene of the projector's stage, at most
 PROJECTOR_STEPS = (0, 5, 10, 20, 40, 80, 160, 320)
 LORA_STEPS = (10, 20, 40, 80, 160, 320, 640)
@@ -335,7 +335,7 @@ def text(work: Path, log: Log, device: str, steps: int, size: int = 48) -> None:
 
     def batches(step: int) -> dict[str, torch.Tensor]:
         rng, rows, lists = np.random.default_rng([step, 11]), [], []
-        slots = int(rng.choice((36, 72, 144), p=(0.4, 0.3, 0.3)))
+        slots = int(rng.choice((36, 72, 144), p=(0.7, 0.15, 0.15)))
         for _ in range(size):
             chosen = scenes.choose(rng, "train", counts=(1, 5))
             prompt, answer = dialogue(rng, chosen)
