@@ -62,11 +62,11 @@ class Pictures(llava.Rendered):
 
     def pixels(self, visit: int) -> torch.Tensor:
         """Float[3 side side] -1..1."""
-        return torch.from_numpy(self.images[visit % len(self.nouns)].astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
+        return torch.from_numpy(self.image(visit).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
 
     def seed(self, visit: int) -> int:
         """The seed of the image's random draws, as the processor gives it."""
-        return seed_of(np.ascontiguousarray(self.images[visit % len(self.nouns)].transpose(2, 0, 1)))
+        return seed_of(np.ascontiguousarray(self.image(visit).transpose(2, 0, 1)))
 
 
 class Dialogues(llava.Dialogues):
@@ -159,7 +159,7 @@ class Posteriors:
 
 def seeds_of(data: Pictures) -> dict[int, int]:
     """The number of the scene that has each seed."""
-    return {data.seed(k): k for k in range(len(data.nouns))}
+    return {data.seed(k): number for k, number in enumerate(data.numbers)}
 
 
 @cache
@@ -304,7 +304,8 @@ def assemble(pictures: Path, work: Path, seed: int) -> DiffLMMForConditionalGene
 
 def for_training(pictures: Path, work: Path, seed: int, device: str, captions_only: bool) -> tuple[Any, Dialogues]:
     """The model, that takes what the autoencoder gives from where it was computed once, and its batches."""
-    model, data = assemble(pictures, work, seed), Pictures(pictures)
+    most = {"most": llava.SIMPLE} if captions_only else {}
+    model, data = assemble(pictures, work, seed), Pictures(pictures, **most)
     model.model.diffusion.posterior = Posteriors(work, data)
     plain_attention(model.model.diffusion.unet, device)
     return model, Dialogues(data, llava.load_tokenizer(pictures), captions_only)

@@ -37,7 +37,8 @@ TEMPLATE = (
 )
 CLOSE = 48  # side of a close-up in pixels: one or two objects at the size that they have in a scene
 CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 600, 1700, 200  # CLIP: close-ups, scenes with half of their patches, scenes
-TEXT_STEPS = 1600
+SHORT = 16  # words of a short list, at most
+SHORT_STEPS, LONG_STEPS = 1500, 600  # of the language model: what is said once is not said again; then to count
 SIMPLE = 2  # things in a scene of the projector's stage, at most
 PROJECTOR_STEPS = (0, 5, 10, 20, 40, 80, 160, 320)
 LORA_STEPS = (10, 20, 40, 80, 160, 320, 640)
@@ -102,12 +103,15 @@ class Rendered:
         self.numbers = [k for k, nouns in enumerate(every) if len(nouns) <= most]
         self.nouns = [every[k] for k in self.numbers]
 
+    def image(self, visit: int) -> np.ndarray:
+        """UInt8[side side 3]."""
+        return self.images[self.numbers[visit % len(self.nouns)]]
+
     def __getitem__(self, visit: int) -> tuple[torch.Tensor, list[str], np.random.Generator]:
         """Float[3 side side] normalised as CLIP's processor does, the nouns, and the visit's random stream."""
-        k = visit % len(self.nouns)
-        pixels = torch.from_numpy(self.images[self.numbers[k]].astype(np.float32) / 255)
+        pixels = torch.from_numpy(self.image(visit).astype(np.float32) / 255)
         pixels = ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1)
-        return pixels, self.nouns[k], np.random.default_rng([visit, 7])
+        return pixels, self.nouns[visit % len(self.nouns)], np.random.default_rng([visit, 7])
 
 
 def tokenizer(work: Path, log: Log):
@@ -278,10 +282,11 @@ FILLERS = ("wall", "sky", "stone", "grass", "sand", "coin", "wood", "cloth")
 def listed(rng: np.random.Generator, chosen, slots: int) -> list[str]:
     """``slots`` words that name the things over and over, among fillers.
 
-    Up to half of them name a wrong thing, drawn anew for each, so that only who counts can tell what is there.
+    In long lists up to half of them name a wrong thing, drawn anew for each, so that only who counts can tell what is
+    there. Short ones are right.
     """
-    words = [noun for noun in chosen for _ in range(rng.integers(max(3, slots // 16), slots // 5 + 1))]
-    wrong = rng.random(slots) < rng.random() * np.where(np.arange(slots) < len(words), 0.5, 0.12)
+    words = [noun for noun in chosen for _ in range(rng.integers(max(1, slots // 16), max(1, slots // 5) + 1))]
+    wrong = rng.random(slots) < (slots > SHORT) * rng.random() * np.where(np.arange(slots) < len(words), 0.5, 0.12)
     words += [FILLERS[k] for k in rng.integers(len(FILLERS), size=slots - len(words))]
     others = rng.integers(len(scenes.nouns()), size=slots)
     words = [scenes.nouns()[others[k]] if wrong[k] else word for k, word in enumerate(words)]
@@ -335,7 +340,7 @@ def text(work: Path, log: Log, device: str, steps: int, size: int = 48) -> None:
 
     def batches(step: int) -> dict[str, torch.Tensor]:
         rng, rows, lists = np.random.default_rng([step, 11]), [], []
-        slots = int(rng.choice((36, 72, 144), p=(0.7, 0.15, 0.15)))
+        slots = int(rng.choice((8, SHORT)) if step < SHORT_STEPS else rng.choice((36, 72, 144), p=(0.4, 0.3, 0.3)))
         for _ in range(size):
             chosen = scenes.choose(rng, "train", counts=(1, 5))
             prompt, answer = dialogue(rng, chosen)
@@ -345,7 +350,7 @@ def text(work: Path, log: Log, device: str, steps: int, size: int = 48) -> None:
         padded = {word: ids + [-1] * (longest - len(ids)) for word, ids in pieces_of.items()}
         pieces = torch.tensor([[padded[word] for word in words] for words in lists])
         noise = torch.randn(size, slots, 192, generator=torch.Generator().manual_seed(step))
-        noise *= torch.from_numpy(rng.uniform(0, 1, (size, 1, 1)).astype(np.float32))
+        noise *= torch.from_numpy(rng.uniform(0, slots > SHORT, (size, 1, 1)).astype(np.float32))
         return {"pieces": pieces, "noise": noise, **tokens(fast, rows)}
 
     def loss_of(batch):
@@ -583,7 +588,7 @@ def main() -> None:
             (a.work / "close_ups.npy").exists() or render(a.work, log, "close_ups", _close_up, CLOSE, CLOSE_UPS)
         ),
         "clip": lambda: clip(a.work, log, a.device),
-        "text": lambda: text(a.work, log, a.device, TEXT_STEPS),
+        "text": lambda: text(a.work, log, a.device, SHORT_STEPS + LONG_STEPS),
         "projector": lambda: projector(a.work, log, a.device),
         "lora": lambda: lora(a.work, log, a.device),
         "export": lambda: export(a.work, log, a.out),

@@ -69,7 +69,8 @@ def untrained(variant: str, a: argparse.Namespace, seed: int, captions_only: boo
     """The variant's model before stage 1, and its batches."""
     if variant == "llava":
         model, _ = llava.assemble(a.llava, seed)
-        data = llava.Dialogues(llava.Rendered(a.llava), llava.load_tokenizer(a.llava), captions_only)
+        pictures = llava.Rendered(a.llava, **({"most": llava.SIMPLE} if captions_only else {}))
+        data = llava.Dialogues(pictures, llava.load_tokenizer(a.llava), captions_only)
     else:
         model, data = difflmm.for_training(a.llava, a.difflmm, seed, a.device, captions_only)
         take_away(model, variant, a.llava)
