@@ -27,8 +27,10 @@ def run(options: Namespace) -> None:
     folder = storage.Run.open(options.out, {**given, "metrics": [*metrics]}, seed=options.seed, force=options.force)
     folder.manifest.setdefault("models", {})
     places = {"A": options.model_a, "B": options.model_b}
+    first, second = (_loader(folder, options, which, place, metrics) for which, place in places.items())
     found = compare(
-        *(_loader(folder, options, which, place, metrics) for which, place in places.items()),
+        first,
+        second,
         dataset,
         [*metrics],
         options.samples,

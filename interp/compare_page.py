@@ -19,7 +19,7 @@ MAIN = {"model", "recall"}
 
 def draw(run: Run) -> None:
     """Writes three figures for every metric that is defined somewhere."""
-    tables = {name: run.read_table(name) for name in ("heads", "head_differences", "layers", "differences")}
+    tables: dict[str, Any] = {n: run.read_table(n) for n in ("heads", "head_differences", "layers", "differences")}
     heads = tables["heads"]
     main = heads[(heads["normalise"] == heads["normalise"].iloc[0]) & (heads["query"] == heads["query"].iloc[0])]
     for metric, about in run.manifest["about"]["metrics"].items():
@@ -79,7 +79,7 @@ def write_text(run: Run) -> list[Path]:
 
 def markdown(run: Run) -> str:
     """The comparison as Markdown: means of both models, paired differences with 95 % intervals, effects in each."""
-    tables = {name: run.read_table(name) for name in ("models", "differences")}
+    tables: dict[str, Any] = {name: run.read_table(name) for name in ("models", "differences")}
     names = run.manifest["comparison"]["names"]
     lines = [f"# {names[1]} beside {names[0]}", "", headline(run), ""]
     rows = [_model(row) for row in tables["models"].to_dict("records")]
@@ -101,7 +101,7 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return lines + ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
 
 
-def _section(run: Run, tables: Mapping[str, pd.DataFrame], metric: str) -> dict[str, Any]:
+def _section(run: Run, tables: Mapping[str, Any], metric: str) -> dict[str, Any]:
     about, names = run.manifest["about"]["metrics"][metric], run.manifest["comparison"]["names"]
     own = tables["differences"][tables["differences"]["metric"] == metric]
     scores = tables["scores"][tables["scores"]["metric"] == metric]
@@ -158,12 +158,12 @@ def _model(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _recall(differences: pd.DataFrame) -> dict[str, str] | None:
-    own = differences[differences["contrast"] == "recall"].to_dict("records")
+    own = differences.loc[differences["contrast"] == "recall", :].to_dict("records")
     return _row(own[0], ("", "")) if own else None
 
 
 def _as_heads(scores: pd.DataFrame) -> pd.DataFrame:
-    return scores[["metric", "p_corrected"]]
+    return scores.loc[:, ["metric", "p_corrected"]]
 
 
 def _plus(value: Any) -> str:

@@ -115,10 +115,10 @@ def _phrases(both: Sequence[Measured], names: Sequence[str], keys: pd.MultiIndex
     for m in both:
         for (normalise, query), table in m.tables.items():
             table = table.assign(occurrence=table.groupby(["metric", "heads", "sample_id", "word"]).cumcount())
-            inside = pd.MultiIndex.from_frame(table[KEY]).isin(keys)
+            inside = pd.MultiIndex.from_frame(table.loc[:, KEY]).isin(keys)
             frames.append(table[inside].assign(model=m.name, normalise=normalise, query=query))
     columns = ["model", "normalise", "query", *KEY, "phrase", "root", "area", "half", "metric", "heads"]
-    return pd.concat(frames, ignore_index=True)[[*columns, "value", "null", "chance"]]
+    return pd.concat(frames, ignore_index=True).loc[:, [*columns, "value", "null", "chance"]]
 
 
 def _models(both: Sequence[Measured], keys: pd.MultiIndex, seed: int) -> pd.DataFrame:
@@ -166,7 +166,8 @@ def _scores(phrases: pd.DataFrame, higher: Mapping[str, bool], seed: int) -> pd.
     """Means, intervals and nulls over the phrases that both models have."""
     frames = []
     by = ["metric", "model", "normalise", "query"]
-    for group, some in phrases.groupby(by, sort=False):
+    for key, some in phrases.groupby(by, sort=False):
+        group: Any = key
         value, null, chance = (
             some.set_index([*KEY, "heads"])[column].unstack("heads", sort=False)
             for column in ("value", "null", "chance")
@@ -213,10 +214,10 @@ def _contrasts(
 
 def _labelled(frame: pd.DataFrame, about: Mapping[str, Any], a: str, b: str) -> pd.DataFrame:
     labels = {**about, "a_is": a, "b_is": b}
-    return frame.assign(**labels)[[*labels, *frame]]
+    return frame.assign(**labels).loc[:, [*labels, *frame]]
 
 
-def _pairs(columns: pd.MultiIndex, names: tuple[str, str], main: tuple[str, str], metric: str) -> Iterator[tuple]:
+def _pairs(columns: pd.Index, names: tuple[str, str], main: tuple[str, str], metric: str) -> Iterator[tuple]:
     """(contrast, model, what a is, what b is, column pairs) of every contrast that was measured."""
     there = set(columns)
     settings = list(dict.fromkeys((c[1], c[2]) for c in columns))
@@ -244,7 +245,7 @@ def _heads(m: Measured) -> pd.DataFrame:
     ]
     frame = pd.concat(frames, ignore_index=True)
     first = ["model", "normalise", "query", "metric", "layer", "head", "depth"]
-    return frame[[*first, *(c for c in frame if c not in first)]]
+    return frame.loc[:, [*first, *(c for c in frame if c not in first)]]
 
 
 def _depth(layer: Any, layers: int) -> Any:
@@ -304,7 +305,8 @@ def _by_place(
         if scores[0].shape[2] == scores[1].shape[2]:
             heads = scores[0].shape[2]
             layer, head = np.divmod(np.arange(len(layers) * heads), heads)
-            frame = contrasts.differences(*(s.reshape(len(s), -1) for s in scores), images, **how)
+            left, right = (s.reshape(len(s), -1) for s in scores)
+            frame = contrasts.differences(left, right, images, **how)
             by_head.append(pd.DataFrame({"metric": metric, "layer": layer, "head": head, **frame}))
     return (
         pd.concat(by_layer, ignore_index=True) if by_layer else pd.DataFrame(columns=["metric", "layer"]),

@@ -7,6 +7,7 @@ defined; images are drawn anew with all their phrases, so the interval is that o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,9 +29,11 @@ def shared(a: pd.MultiIndex, b: pd.MultiIndex) -> pd.MultiIndex:
 
     A word that occurs a different number of times in the two is left out: nobody knows which is which.
     """
-    count_a, count_b = (index.droplevel("occurrence").value_counts() for index in (a, b))
-    same = count_a.index[count_a.eq(count_b.reindex(count_a.index, fill_value=0))]
-    return a[a.droplevel("occurrence").isin(same)]
+    names: list[Any] = [index.droplevel("occurrence") for index in (a, b)]
+    count_a, count_b = (of.value_counts() for of in names)
+    same: Any = count_a.index[count_a.eq(count_b.reindex(count_a.index, fill_value=0))]
+    shared_keys: Any = a[names[0].isin(same)]
+    return shared_keys
 
 
 def places(of: pd.MultiIndex, keys: pd.MultiIndex) -> Int[np.ndarray, " phrase"]:
@@ -81,4 +84,5 @@ def wide(phrases: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     ``phrases`` is tidy, of one metric: the columns of `KEY`, of ``by``, and ``value``.
     """
-    return phrases.set_index([*KEY, *by])["value"].unstack(list(by), sort=False)
+    table: Any = phrases.set_index([*KEY, *by])["value"].unstack(list(by), sort=False)
+    return table

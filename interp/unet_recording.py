@@ -84,7 +84,7 @@ def _left(recorder: UNetRecorder, name: str) -> Callable[..., None]:
 
 def _unet(model: nn.Module) -> nn.Module:
     """The model, if it is one of diffusers; else the U-Net inside it (DiffLMM's)."""
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     if type(model).__module__.startswith("diffusers."):
         return model
@@ -100,7 +100,7 @@ def _attention(root: nn.Module, blocks: Sequence[str] | None) -> dict[str, nn.Mo
     """Name -> attention module, in the model's order; those inside ``blocks``, if given."""
     from diffusers.models.attention_processor import Attention
 
-    found = {name: module for name, module in root.named_modules() if isinstance(module, Attention)}
+    found: dict[str, nn.Module] = {name: m for name, m in root.named_modules() if isinstance(m, Attention)}
     if not found:
         raise TypeError(
             f"{type(root).__name__} has no module of diffusers' `Attention`; expected a U-Net such as "

@@ -44,10 +44,10 @@ def side_by_side(
     Raises:
         ValueError: the frame has no row of this metric.
     """
-    rows = select(heads, metric)
+    rows: Any = select(heads, metric)
     names = list(dict.fromkeys(rows["model"]))
     maps = [square(rows[rows["model"] == name], "mean") for name in names]
-    own = None if differences is None or differences.empty else differences[differences["metric"] == metric]
+    own: Any = None if differences is None or differences.empty else differences[differences["metric"] == metric]
     gap = None if own is None or not known(own, "difference") else square(own, "difference")
     low, high = np.nanmin([np.nanmin(m) for m in maps]), np.nanmax([np.nanmax(m) for m in maps])
     panels = len(maps) + (gap is not None)
@@ -69,7 +69,7 @@ def side_by_side(
     return figure
 
 
-def _gap(figure: Figure, axes: Axes, gap: np.ndarray, own: pd.DataFrame, level: float) -> None:
+def _gap(figure: Figure, axes: Axes, gap: np.ndarray, own: Any, level: float) -> None:
     most = max(float(np.nanmax(np.abs(gap))), 1e-12)
     image = axes.imshow(gap, cmap=GAIN, norm=TwoSlopeNorm(0, -most, most), aspect="auto")
     sure = own[own["p_corrected"] < level]
@@ -92,7 +92,7 @@ def profiles(layers: pd.DataFrame, metric: str, *, higher_is_better: bool = True
     ``layers``: ``model metric layer depth mean low high best_mean best_low best_high null``. The best head is chosen
     on the other half of the images. Depth is relative where the models differ in their number of layers.
     """
-    rows = select(layers, metric)
+    rows: Any = select(layers, metric)
     names = list(dict.fromkeys(rows["model"]))
     same = rows.groupby("model")["layer"].max().nunique() == 1
     with style():
@@ -125,7 +125,7 @@ def effects(differences: pd.DataFrame, metric: str, *, higher_is_better: bool = 
     Raises:
         ValueError: no difference of this metric is defined.
     """
-    rows = differences[(differences["metric"] == metric) & differences["difference"].notna()]
+    rows: Any = differences[(differences["metric"] == metric) & differences["difference"].notna()]
     rows = rows[rows["contrast"].isin(["model", *CONTRASTS])]
     if rows.empty:
         raise ValueError(f"no difference of {metric!r} is defined: there is nothing to draw")
@@ -147,7 +147,7 @@ def effects(differences: pd.DataFrame, metric: str, *, higher_is_better: bool = 
     return figure
 
 
-def _forest(axes: Axes, contrast: str, some: pd.DataFrame, names: list[Any]) -> None:
+def _forest(axes: Axes, contrast: str, some: Any, names: list[Any]) -> None:
     choices = [choice for choice in CHOICES if choice in set(some["heads"])]
     models = list(dict.fromkeys(some["model"]))
     for row in some.to_dict("records"):
