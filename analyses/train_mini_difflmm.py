@@ -11,7 +11,6 @@ projector, lora, export (run one alone with --part).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from functools import cache
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import train_mini_llava as llava
+from _training import Log, arguments, parsed, run, train
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
@@ -85,7 +85,7 @@ def plain_attention(unet: Any, device: str) -> Any:
     return unet
 
 
-def autoencoder(pictures: Path, work: Path, log: llava.Log, device: str, steps=AUTOENCODER_STEPS) -> None:
+def autoencoder(pictures: Path, work: Path, log: Log, device: str, steps=AUTOENCODER_STEPS) -> None:
     """The autoencoder, from pictures alone: absolute error and a little of the Kullback-Leibler divergence."""
     from diffusers import AutoencoderKL
 
@@ -106,7 +106,7 @@ def autoencoder(pictures: Path, work: Path, log: llava.Log, device: str, steps=A
         divergence = (mean.square() + logvar.exp() - 1 - logvar).mean() / 2
         return error + KL * divergence, {"error": round(error.item(), 4), "divergence": round(divergence.item(), 2)}
 
-    llava.train("autoencoder", model, batches, loss_of, steps, 2e-3, 0.0, work, log, device)
+    train("autoencoder", model, batches, loss_of, steps, 2e-3, 0.0, work, log, device)
 
 
 def load_autoencoder(work: Path) -> Any:
@@ -121,7 +121,7 @@ def load_autoencoder(work: Path) -> Any:
 
 
 @torch.no_grad()
-def posteriors(pictures: Path, work: Path, log: llava.Log, device: str, size: int = 100) -> None:
+def posteriors(pictures: Path, work: Path, log: Log, device: str, size: int = 100) -> None:
     """WORK/posteriors.npy (Float16[scene 8 row col], mean and log variance of each latent), WORK/scaling.json.
 
     The autoencoder is frozen from here on: its part is computed once for the U-Net and all LLaVA stages.
@@ -171,7 +171,7 @@ def clip_text(pictures: Path) -> tuple[Any, Any]:
     return model.text_model.eval().requires_grad_(False), fast
 
 
-def unet(pictures: Path, work: Path, log: llava.Log, device: str, steps=UNET_STEPS, size=UNET_SIZE) -> None:
+def unet(pictures: Path, work: Path, log: Log, device: str, steps=UNET_STEPS, size=UNET_SIZE) -> None:
     """The U-Net, from scenes and captions: which noise was added to a latent (Ho et al. 2020; Rombach et al. 2022)."""
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
@@ -203,7 +203,7 @@ def unet(pictures: Path, work: Path, log: llava.Log, device: str, steps=UNET_STE
         early = error[batch["at"] < 200]
         return error.mean(), {"below_200": round(early.mean().item(), 4)} if len(early) else {}
 
-    llava.train("unet", model, batches, loss_of, steps, 1.5e-3, 0.01, work, log, device)
+    train("unet", model, batches, loss_of, steps, 1.5e-3, 0.01, work, log, device)
 
 
 def without(batch: dict[str, torch.Tensor], dropped: torch.Tensor, fast: Any) -> None:
@@ -225,9 +225,7 @@ def load_unet(work: Path, device: str) -> Any:
 
 
 @torch.no_grad()
-def samples(
-    pictures: Path, work: Path, log: llava.Log, device: str, out: Path, amount=SAMPLED, steps=DDIM_STEPS
-) -> None:
+def samples(pictures: Path, work: Path, log: Log, device: str, out: Path, amount=SAMPLED, steps=DDIM_STEPS) -> None:
     """OUT: a sheet of pictures that the diffusion model makes of captions from the test split (DDIM with guidance)."""
     from diffusers import DDIMScheduler
 
@@ -311,9 +309,7 @@ def for_training(pictures: Path, work: Path, seed: int, device: str, captions_on
     return model, Dialogues(data, llava.load_tokenizer(pictures), captions_only)
 
 
-def projector(
-    pictures: Path, work: Path, log: llava.Log, device: str, seed: int = 2, saves=llava.PROJECTOR_STEPS
-) -> None:
+def projector(pictures: Path, work: Path, log: Log, device: str, seed: int = 2, saves=llava.PROJECTOR_STEPS) -> None:
     """Stage 1: implicit captioner, projector and position embeddings, on captions."""
     if done(work, "projector", saves):
         return
@@ -323,7 +319,7 @@ def projector(
 
 
 def lora(
-    pictures: Path, work: Path, log: llava.Log, device: str, seed: int = 3, saves=llava.LORA_STEPS,
+    pictures: Path, work: Path, log: Log, device: str, seed: int = 3, saves=llava.LORA_STEPS,
     after: int = max(llava.PROJECTOR_STEPS),
 ) -> None:  # fmt: skip
     """Stage 2: the same and low-rank adapters on every linear layer of the language model, captions and questions."""
@@ -339,7 +335,7 @@ def done(work: Path, name: str, saves: tuple[int, ...]) -> bool:
     return (work / name / f"checkpoint-{max(saves)}" / "projector.safetensors").exists()
 
 
-def export(pictures: Path, work: Path, log: llava.Log, out: Path, mini_llava: Path) -> None:
+def export(pictures: Path, work: Path, log: Log, out: Path, mini_llava: Path) -> None:
     """OUT/base with what mini-llava's base lacks, OUT/checkpoint-N with N counted over both stages.
 
     ``base/shared.json`` says which weights lie in mini-llava's base, and the first projector in ``checkpoint-0``.
@@ -367,17 +363,10 @@ def export(pictures: Path, work: Path, log: llava.Log, out: Path, mini_llava: Pa
 
 def main() -> None:
     """Every part that is not done, in order; or the one that is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "mini-difflmm")
     parser.add_argument("--llava", type=Path, default=Path("runs/train-mini-llava"), help="mini-llava's work folder")
-    parser.add_argument("--work", type=Path, default=Path("runs/train-mini-difflmm"), help="folder for data and states")
-    parser.add_argument("--out", type=Path, default=Path("runs/mini-difflmm"), help="folder for what ships")
     parser.add_argument("--mini-llava", type=Path, help="what mini-llava ships (default: mini-llava beside --out)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--part", help="one part alone")
-    a = parser.parse_args()
-    a.work.mkdir(parents=True, exist_ok=True)
-    a.out.mkdir(parents=True, exist_ok=True)
-    log = llava.Log(a.work / "log.jsonl")
+    a, log = parsed(parser)
     given = (a.llava, a.work, log, a.device)
     parts = {
         "autoencoder": lambda: autoencoder(*given),
@@ -388,11 +377,7 @@ def main() -> None:
         "lora": lambda: lora(*given),
         "export": lambda: export(a.llava, a.work, log, a.out, a.mini_llava or a.out.resolve().parent / "mini-llava"),
     }
-    if a.part and a.part not in parts:
-        parser.error(f"no part {a.part!r}; there are: {', '.join(parts)}")
-    for name, run in parts.items():
-        if a.part in (None, name):
-            run()
+    run(parser, a.part, parts)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,14 @@ projector, lora, export (run one alone with --part).
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import os
-import time
 from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
 import torch
+from _training import Log, arguments, parsed, run, train
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -39,23 +37,11 @@ CLOSE = 48  # side of a close-up in pixels: one or two objects at the size that 
 CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 600, 1700, 200  # CLIP: close-ups, scenes with half of their patches, scenes
 SHORT = 16  # words of a short list, at most
 SHORT_STEPS, LONG_STEPS = 1500, 600  # of the language model: what is said once is not said again; then to count
+MIXED_STEPS = 1600  # of its second round: lists of all lengths
 SIMPLE = 2  # things in a scene of the projector's stage, at most
 PROJECTOR_STEPS = (0, 5, 10, 20, 40, 80, 160, 320)
 LORA_STEPS = (10, 20, 40, 80, 160, 320, 640)
 ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-
-
-class Log:
-    """One JSON object a line, in a file and on the screen."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self, **fields: object) -> None:
-        line = json.dumps({"time": round(time.time(), 1), **fields})
-        print(line, flush=True)
-        with self.path.open("a") as file:
-            file.write(line + "\n")
 
 
 def _small(image: np.ndarray, pixels: int) -> np.ndarray:
@@ -199,42 +185,6 @@ def placed(close_ups: torch.Tensor, random: torch.Generator) -> tuple[torch.Tens
     return pixels, (rows[:, :, None] * GRID + columns[:, None]).flatten(1)
 
 
-def optimiser(module: torch.nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices only."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
-
-
-def train(name, module, batches, loss_of, steps, rate, decay, work, log, device, warm=50) -> None:
-    """Trains ``module`` with warm-up and cosine, under bf16 autocast; WORK/NAME.pt is there to go on from."""
-    saved, start = work / f"{name}.pt", 0
-    schedule = lambda k: min(1.0, (k + 1) / warm) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * k / steps)))  # noqa: E731
-    optimizer = optimiser(module, rate, decay)
-    if saved.exists():
-        state = torch.load(saved, weights_only=True)
-        module.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-    module.train()
-    for step in range(start, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * schedule(step)
-        with torch.autocast(device, torch.bfloat16):
-            loss, extra = loss_of({key: value.to(device) for key, value in batches(step).items()})
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % 10 == 0 or step == steps - 1:
-            log(part=name, step=step, loss=round(loss.item(), 4), **extra)
-        if step % 100 == 99 or step == steps - 1:
-            torch.save({"model": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, saved)
-
-
 def clip(work: Path, log: Log, device: str) -> None:
     """The contrastive model, from pictures and captions alone: close-ups first, scenes then.
 
@@ -326,11 +276,12 @@ def llama(entries: int):
     return LlamaForCausalLM(config)
 
 
-def text(work: Path, log: Log, device: str, steps: int, size: int = 48) -> None:
+def text(work: Path, log: Log, device: str, size: int = 48) -> None:
     """The language model, from text alone: lists of things, then captions, questions and answers about them.
 
     The answer can only be had by looking back at the list, and by counting: some entries are wrong. An entry is one
-    vector, the mean of its word's pieces, with noise: whoever reads soft words can be taught to read patches.
+    vector, the mean of its word's pieces, with noise: whoever reads soft words can be taught to read patches. Two
+    rounds, each with warm-up and cosine: short lists before long ones, then all lengths mixed.
     """
     fast = load_tokenizer(work)
     place = fast.convert_tokens_to_ids("<image>")
@@ -338,9 +289,16 @@ def text(work: Path, log: Log, device: str, steps: int, size: int = 48) -> None:
     torch.manual_seed(1)
     model = llama(len(fast)).to(device)
 
+    def lengths(step: int) -> dict[int, float]:
+        if step < SHORT_STEPS:
+            return {8: 0.5, SHORT: 0.5}
+        if step < SHORT_STEPS + LONG_STEPS:
+            return {36: 0.4, 72: 0.3, 144: 0.3}
+        return {8: 0.25, SHORT: 0.25, 36: 0.2, 72: 0.15, 144: 0.15}
+
     def batches(step: int) -> dict[str, torch.Tensor]:
         rng, rows, lists = np.random.default_rng([step, 11]), [], []
-        slots = int(rng.choice((8, SHORT)) if step < SHORT_STEPS else rng.choice((36, 72, 144), p=(0.4, 0.3, 0.3)))
+        slots = int(rng.choice(list(lengths(step)), p=list(lengths(step).values())))
         for _ in range(size):
             chosen = scenes.choose(rng, "train", counts=(1, 5))
             prompt, answer = dialogue(rng, chosen)
@@ -364,7 +322,9 @@ def text(work: Path, log: Log, device: str, steps: int, size: int = 48) -> None:
         out = model(inputs_embeds=embedded, attention_mask=batch["attention_mask"], labels=batch["labels"])
         return out.loss, {"entries": pieces.shape[1]}
 
-    train("text", model, batches, loss_of, steps, 2e-3, 0.05, work, log, device)
+    first = SHORT_STEPS + LONG_STEPS
+    train("text_first", model, batches, loss_of, first, 2e-3, 0.05, work, log, device)
+    train("text", model, lambda k: batches(first + k), loss_of, MIXED_STEPS, 2e-3, 0.05, work, log, device)
 
 
 def assemble(work: Path, seed: int):
@@ -572,15 +532,8 @@ def export(work: Path, log: Log, out: Path) -> None:
 
 def main() -> None:
     """Every part that is not done, in order; or the one that is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/train-mini-llava"), help="folder for data and states")
-    parser.add_argument("--out", type=Path, default=Path("runs/mini-llava"), help="folder for what ships")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--part", help="one part alone")
-    a = parser.parse_args()
-    a.work.mkdir(parents=True, exist_ok=True)
-    a.out.mkdir(parents=True, exist_ok=True)
-    log = Log(a.work / "log.jsonl")
+    parser = arguments(__doc__, "mini-llava")
+    a, log = parsed(parser)
     parts = {
         "tokenizer": lambda: (a.work / "tokenizer").exists() or tokenizer(a.work, log),
         "scenes": lambda: (a.work / "scenes.npy").exists() or render(a.work, log, "scenes", _scene, PIXELS, SCENES),
@@ -588,16 +541,12 @@ def main() -> None:
             (a.work / "close_ups.npy").exists() or render(a.work, log, "close_ups", _close_up, CLOSE, CLOSE_UPS)
         ),
         "clip": lambda: clip(a.work, log, a.device),
-        "text": lambda: text(a.work, log, a.device, SHORT_STEPS + LONG_STEPS),
+        "text": lambda: text(a.work, log, a.device),
         "projector": lambda: projector(a.work, log, a.device),
         "lora": lambda: lora(a.work, log, a.device),
         "export": lambda: export(a.work, log, a.out),
     }
-    if a.part and a.part not in parts:
-        parser.error(f"no part {a.part!r}; there are: {', '.join(parts)}")
-    for name, run in parts.items():
-        if a.part in (None, name):
-            run()
+    run(parser, a.part, parts)
 
 
 if __name__ == "__main__":

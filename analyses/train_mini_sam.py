@@ -11,16 +11,13 @@ Parts: scenes, train, export, evaluate (run one alone with --part).
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import os
-import time
 from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
 import torch
+from _training import Log, arguments, parsed, run, train
 from PIL import Image
 
 from interp.datasets import scenes
@@ -36,19 +33,6 @@ KINDS = (
 )  # fmt: skip
 """Of step 0, 1, ...: what prompts, and whether for three masks or for the one of unambiguous prompts."""
 EVERY_MASK = 0.5  # weight of the mean over the three masks beside their least
-
-
-class Log:
-    """One JSON object a line, in a file and on the screen."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self, **fields: object) -> None:
-        line = json.dumps({"time": round(time.time(), 1), **fields})
-        print(line, flush=True)
-        with self.path.open("a") as file:
-            file.write(line + "\n")
 
 
 def _scene(index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -191,44 +175,19 @@ def loss_of(model, batch: dict[str, torch.Tensor], step: int) -> tuple[torch.Ten
                    "last": round(iou[:, :, -1].mean().item(), 3)}  # fmt: skip
 
 
-def optimiser(model) -> torch.optim.AdamW:
-    """AdamW that decays matrices only."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98))
-
-
-def train(work: Path, log: Log, device: str, steps: int) -> None:
-    """Trains with warm-up and cosine, under bf16 autocast; WORK/train.pt is there to go on from."""
+def fit(work: Path, log: Log, device: str, steps: int) -> None:
+    """Trains the model; WORK/train.pt is there to go on from."""
     torch.manual_seed(0)
-    model, saved, start = sam().to(device), work / "train.pt", 0
-    optimizer = optimiser(model)
-    schedule = lambda k: min(1.0, (k + 1) / 60) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * k / steps)))  # noqa: E731
-    if saved.exists():
-        state = torch.load(saved, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
+    model = sam().to(device)
     images, labels = (np.load(work / f"{name}.npy", mmap_mode="r") for name in ("images", "labels"))
-    model.train()
-    for step in range(start, steps):
-        begun = time.time()
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * schedule(step)
-        batch = {key: value.to(device) for key, value in batch_of(images, labels, step).items()}
-        with torch.autocast(device, torch.bfloat16):
-            loss, extra = loss_of(model, batch, step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % 5 == 0 or step == steps - 1:
-            log(part="train", step=step, loss=round(loss.item(), 4), seconds=round(time.time() - begun, 2), **extra)
-        if step % 100 == 99 or step == steps - 1:
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, saved)
+
+    def batches(step: int) -> dict[str, torch.Tensor]:
+        return {"step": torch.tensor(step), **batch_of(images, labels, step)}
+
+    def loss(batch):
+        return loss_of(model, batch, int(batch.pop("step")))
+
+    train("train", model, batches, loss, steps, RATE, 0.05, work, log, device, warm=60)
 
 
 def export(work: Path, log: Log, out: Path) -> None:
@@ -286,27 +245,16 @@ def evaluate(log: Log, out: Path, samples: int = 300) -> None:
 
 def main() -> None:
     """Every part that is not done, in order; or the one that is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/train-mini-sam"), help="folder for data and states")
-    parser.add_argument("--out", type=Path, default=Path("runs/mini-sam"), help="folder for what ships")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = arguments(__doc__, "mini-sam")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of training (default: {STEPS})")
-    parser.add_argument("--part", help="one part alone")
-    a = parser.parse_args()
-    a.work.mkdir(parents=True, exist_ok=True)
-    a.out.mkdir(parents=True, exist_ok=True)
-    log = Log(a.work / "log.jsonl")
+    a, log = parsed(parser)
     parts = {
         "scenes": lambda: (a.work / "labels.npy").exists() or render(a.work, log),
-        "train": lambda: train(a.work, log, a.device, a.steps),
+        "train": lambda: fit(a.work, log, a.device, a.steps),
         "export": lambda: export(a.work, log, a.out),
         "evaluate": lambda: evaluate(log, a.out),
     }
-    if a.part and a.part not in parts:
-        parser.error(f"no part {a.part!r}; there are: {', '.join(parts)}")
-    for name, run in parts.items():
-        if a.part in (None, name):
-            run()
+    run(parser, a.part, parts)
 
 
 if __name__ == "__main__":

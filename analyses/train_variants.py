@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 import train_mini_difflmm as difflmm
 import train_mini_llava as llava
+from _training import Log
 from compare_claims import Estimate, one_training, over_trainings, verdict
 
 import interp
@@ -133,7 +134,7 @@ def train(variant: str, seed: int, a: argparse.Namespace) -> Path:
         return out
     work = a.out / "work" / f"{variant}-{seed}"
     work.mkdir(parents=True, exist_ok=True)
-    log, (one, two) = llava.Log(work / "log.jsonl"), a.steps
+    log, (one, two) = Log(work / "log.jsonl"), a.steps
     model, data = untrained(variant, a, seed, captions_only=True)
     llava.freeze_all_but_projector(model)
     hold(model)
