@@ -79,9 +79,11 @@ def by_id(found: Iterable[dict[str, Any]], what: str, path: Path, field: str = "
         DatasetError: an id occurs twice.
     """
     known: dict[Any, dict[str, Any]] = {}
+    seen: set[str] = set()  # 1 and "1" are one name of a sample
     for record in found:
-        if record[field] in known:
+        if str(record[field]) in seen:
             raise DatasetError(f"{path}: the {what} id {record[field]!r} occurs twice; ids tell them apart")
+        seen.add(str(record[field]))
         known[record[field]] = record
     return known
 

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from interp.datasets import _files
 from interp.datasets._coco_masks import CocoError, PycocotoolsMissing, decode, encode, pycocotools
+from interp.datasets._files import ID
 from interp.images import read_image
 from interp.types import Sample, Skip, Target
 
 __all__ = ["PROMPT", "CocoError", "CocoImages", "Instance", "PycocotoolsMissing", "load", "write"]
 
 PROMPT = "Describe the image in detail."
-ID = int | str
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,8 @@ class CocoImages:
         return Sample(str(record["id"]), image, PROMPT, self.captions.get(record["id"]), targets)
 
     def _find(self, name: str) -> Path:
-        folders = [self.root / self.split, self.root / "images" / self.split, self.root / "images", self.root]
-        for folder in folders:
-            if (folder / name).is_file():
-                return folder / name
-        raise CocoError(f"no file {name} in {', '.join(map(str, folders))}; fetch it, or correct its file_name")
+        images = self.root / "images"
+        return _files.find_image(name, [self.root / self.split, images / self.split, images, self.root])
 
 
 def load(
@@ -107,21 +105,17 @@ def load(
         CocoError: no such files, or annotations that are not COCO's or contradict themselves.
         PycocotoolsMissing: there are polygons and pycocotools is not installed.
     """
-    if root is None:
-        raise CocoError("no folder given; expected one with annotations/instances_SPLIT.json and images (--root)")
-    if samples is not None and samples < 1:
-        raise CocoError(f"samples is {samples}; expected at least 1, or none for all")
-    home = Path(root).expanduser()
+    home = _files.home(root, samples, "annotations/instances_SPLIT.json and images")
     path = _annotation_file(home, split)
-    document = _read(path)
-    images = _by_id(_records(document, "images", path, {"id": ID, "file_name": str}), "image", path)
-    categories = _by_id(_records(document, "categories", path, {"id": ID, "name": str}), "category", path)
+    document = _files.read_json(path)
+    images = _files.by_id(_files.records(document, "images", path, {"id": ID, "file_name": str}), "image", path)
+    categories = _files.by_id(_files.records(document, "categories", path, {"id": ID, "name": str}), "category", path)
     for record in images.values():
-        _check_name(record["file_name"], path)
+        _files.check_name(record["file_name"], path)
     fields = {"image_id": ID, "category_id": ID, "segmentation": list | dict}
-    annotations = _records(document, "annotations", path, fields)
-    _check_references(annotations, "image_id", images, "images", path)
-    _check_references(annotations, "category_id", categories, "categories", path)
+    annotations = _files.records(document, "annotations", path, fields)
+    _files.check_references(annotations, "image_id", images, "images", path)
+    _files.check_references(annotations, "category_id", categories, "categories", path)
     chosen = dict(list(images.items())[:samples])
     instances: dict[int | str, list[dict[str, Any]]] = {key: [] for key in chosen}
     for annotation in annotations:
@@ -187,68 +181,13 @@ def _annotation_file(home: Path, split: str) -> Path:
     return path
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CocoError(f"{path} is not JSON ({error}): cut off or damaged; fetch it again") from error
-    if not isinstance(document, dict):
-        raise CocoError(f"{path} holds a {type(document).__name__}; expected an object with images and annotations")
-    return document
-
-
-def _records(document: Mapping[str, Any], name: str, path: Path, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The list of that name, whose entries have these fields of these types."""
-    records = document.get(name)
-    if not isinstance(records, list):
-        raise CocoError(f"{path} has no list {name!r}; it has {', '.join(document) or 'nothing'}")
-    for i, record in enumerate(records):
-        wrong = [f for f, kind in fields.items() if not isinstance(record, dict) or not isinstance(record.get(f), kind)]
-        if wrong:
-            raise CocoError(
-                f"{path}: {name}[{i}] has no usable {wrong[0]!r}; expected one as COCO has it, got {record!r:.200}"
-            )
-    return records
-
-
-def _by_id(records: Iterable[dict[str, Any]], what: str, path: Path) -> dict[int | str, dict[str, Any]]:
-    found: dict[int | str, dict[str, Any]] = {}
-    seen: set[str] = set()
-    for record in records:
-        if str(record["id"]) in seen:
-            raise CocoError(f"{path}: the {what} id {record['id']!r} occurs twice; ids tell them apart")
-        seen.add(str(record["id"]))
-        found[record["id"]] = record
-    return found
-
-
-def _check_name(name: str, path: Path) -> None:
-    """The file lies below the root. Read as Windows paths, which know both separators and drives."""
-    parts = PureWindowsPath(name)
-    if not name or parts.anchor or ".." in parts.parts:
-        raise CocoError(
-            f"{path}: the file name {name!r} leads out of the folder; expected one relative to it, without '..'"
-        )
-
-
-def _check_references(
-    annotations: Iterable[Mapping[str, Any]], field: str, known: Mapping[int | str, Any], where: str, path: Path
-) -> None:
-    lost = [a for a in annotations if a[field] not in known]
-    if lost:
-        raise CocoError(
-            f"{path}: {len(lost)} annotations point by {field} to what {where} does not hold, first {lost[0][field]!r} "
-            f"(annotation {lost[0].get('id')!r}); take the annotations out, or put the {where} back"
-        )
-
-
 def _captions(home: Path, split: str, images: Mapping[int | str, Any]) -> dict[int | str, str]:
     """The longest caption of each image that has one. Captions of other images do no harm."""
     path = home / "annotations" / f"captions_{split}.json"
     if not path.is_file():
         return {}
     found: dict[int | str, str] = {}
-    records = _records(_read(path), "annotations", path, {"image_id": ID, "caption": str})
+    records = _files.records(_files.read_json(path), "annotations", path, {"image_id": ID, "caption": str})
     for record in records:
         caption, key = record["caption"].strip(), record["image_id"]
         if key in images and len(caption) > len(found.get(key, "")):

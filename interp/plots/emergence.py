@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +20,7 @@ from interp.plots.heads import known, select, square
 from interp.plots.style import MEAN, NULL, SCORES, style, words
 
 LEADERS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00")
+LOSS = "caption loss\n[nats a token]"
 
 
 def growth(heads: pd.DataFrame, onsets: pd.DataFrame, metric: str, steps: pd.DataFrame | None = None) -> Figure:
@@ -40,21 +41,47 @@ def growth(heads: pd.DataFrame, onsets: pd.DataFrame, metric: str, steps: pd.Dat
         panels = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
         _field(panels[0], rows)
         own = onsets.loc[onsets["metric"] == metric, :]
-        for colour, (layer, head) in zip(LEADERS, _leading(rows, own), strict=False):
-            _curve(panels[0], rows, own, layer, head, colour)
+        _leaders(panels[0], rows, own)
         count = int(np.isfinite(column(own, "onset")).sum())
         panels[0].set_title(f"{words(metric)}: {count} of {len(own)} heads come to ground words")
         panels[0].set_ylabel(words(metric))
         panels[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         if with_loss and steps is not None:
-            panels[1].fill_between(
-                steps["step"], steps["loss_low"], steps["loss_high"], color=MEAN, alpha=0.25, linewidth=0
-            )
-            panels[1].plot(steps["step"], steps["loss"], color=MEAN, marker="o", markersize=3)
-            panels[1].set_ylabel("caption loss\n[nats a token]")
+            _loss(panels[1], steps)
+            panels[1].set_ylabel(LOSS)
         for axes in panels:
             _stages(axes, rows, names=axes is panels[0])
         _step_axis(panels[-1], rows)
+    return figure
+
+
+def side_by_side(series: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]], metric: str) -> Figure:
+    """`growth` of several series, one column each, on one axis of steps and one scale.
+
+    ``series``: name -> (heads, onsets, steps), the tables of `growth`; every one has ``loss``.
+
+    Raises:
+        ValueError: a table has no row of this metric.
+    """
+    tables = {
+        name: (select(heads, metric), onsets.loc[onsets["metric"] == metric, :], steps)
+        for name, (heads, onsets, steps) in series.items()
+    }
+    every = pd.concat([rows for rows, _, _ in tables.values()])
+    with style():
+        figure = Figure(figsize=(4.6 * len(tables) + 1.2, 5.2), layout="constrained")
+        panels = figure.subplots(2, len(tables), squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1])
+        for (top, bottom), (name, (rows, own, steps)) in zip(panels.T, tables.items(), strict=True):
+            _field(top, rows)
+            _leaders(top, rows, own)
+            _loss(bottom, steps)
+            top.set_title(f"{name}: {int(np.isfinite(column(own, 'onset')).sum())} of {len(own)} heads")
+            top.legend(loc="upper left", fontsize=7)
+            for axes in (top, bottom):
+                _stages(axes, rows, names=axes is top)
+            _step_axis(bottom, every)
+        panels[0, 0].set_ylabel(words(metric))
+        panels[1, 0].set_ylabel(LOSS)
     return figure
 
 
@@ -146,6 +173,16 @@ def _field(axes: Axes, rows: pd.DataFrame) -> None:
         axes.plot(steps, null, color=NULL, linestyle="--", linewidth=1.2, label="null: masks of\nother images")
     axes.plot(steps, mean(means.T), color="#5b6675", linewidth=1.4, label=f"mean of {means.shape[1]} heads")
     axes.autoscale_view()
+
+
+def _leaders(axes: Axes, rows: pd.DataFrame, own: pd.DataFrame) -> None:
+    for colour, (layer, head) in zip(LEADERS, _leading(rows, own), strict=False):
+        _curve(axes, rows, own, layer, head, colour)
+
+
+def _loss(axes: Axes, steps: pd.DataFrame) -> None:
+    axes.fill_between(steps["step"], steps["loss_low"], steps["loss_high"], color=MEAN, alpha=0.25, linewidth=0)
+    axes.plot(steps["step"], steps["loss"], color=MEAN, marker="o", markersize=3)
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, own: pd.DataFrame, layer: int, head: int, colour: str) -> None:

@@ -272,7 +272,7 @@ def test_a_damaged_annotation_file_is_named(folder, text, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"image_id": 12345}, "1 annotations point by image_id to what images does not hold, first 12345"),
+        ({"image_id": 12345}, "1 entries point by image_id to what images does not hold, first 12345"),
         ({"category_id": 12345}, "category_id to what categories does not hold, first 12345"),
         ({"image_id": None}, r"annotations\[2\] has no usable 'image_id'"),
         ({"segmentation": None}, r"annotations\[2\] has no usable 'segmentation'"),

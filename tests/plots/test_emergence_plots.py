@@ -48,6 +48,19 @@ def test_the_leading_heads_curve_is_its_means_and_its_onset_is_ringed(tables, wi
         np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata(), steps["loss"])
 
 
+def test_two_series_stand_side_by_side_on_one_axis_of_steps_each_with_its_own_numbers(tables):
+    heads, onsets, steps = tables
+    longer = heads[heads["step"] > 0].assign(mean=heads["mean"] / 2, step=lambda rows: rows["step"] * 3)
+    figure = plots.side_by_side({"one": tables, "other": (longer, onsets.assign(onset=np.nan), steps)}, "nss")
+    first, second = figure.axes[:2]
+    assert first.get_xlim() == second.get_xlim() and first.get_ylim() == second.get_ylim()
+    titles = [axes.get_title(loc="left") for axes in (first, second)]
+    assert titles == ["one: 1 of 12 heads", "other: 0 of 12 heads"]
+    (line,) = [line for line in second.lines if line.get_label() == "L1 H2, no onset"]
+    np.testing.assert_allclose(line.get_ydata(), heads.query("layer == 1 and head == 2 and step > 0")["mean"] / 2)
+    np.testing.assert_allclose(line.get_xdata(), [15, 60, 300])
+
+
 def test_maps_of_all_steps_share_one_scale_and_name_each_steps_best_head(tables):
     figure = plots.small_multiples(tables[0], "nss")
     images = [axes.images[0] for axes in figure.axes if axes.images]
