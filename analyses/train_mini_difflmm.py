@@ -309,25 +309,24 @@ def for_training(pictures: Path, work: Path, seed: int, device: str, captions_on
     return model, Dialogues(data, llava.load_tokenizer(pictures), captions_only)
 
 
-def projector(pictures: Path, work: Path, log: Log, device: str, seed: int = 2, saves=llava.PROJECTOR_STEPS) -> None:
+def projector(pictures: Path, work: Path, log: Log, device: str, seed: int = 2) -> None:
     """Stage 1: implicit captioner, projector and position embeddings, on captions."""
-    if done(work, "projector", saves):
+    if done(work, "projector", llava.PROJECTOR_STEPS):
         return
     model, data = for_training(pictures, work, seed, device, captions_only=True)
     llava.freeze_all_but_projector(model)
-    llava.stage("projector", model, data, work, log, device, saves, 3e-3, seed)
+    llava.stage("projector", model, data, work, log, device, llava.PROJECTOR_STEPS, 3e-3, seed)
 
 
-def lora(
-    pictures: Path, work: Path, log: Log, device: str, seed: int = 3, saves=llava.LORA_STEPS,
-    after: int = max(llava.PROJECTOR_STEPS),
-) -> None:  # fmt: skip
+def lora(pictures: Path, work: Path, log: Log, device: str, seed: int = 3) -> None:
     """Stage 2: the same and low-rank adapters on every linear layer of the language model, captions and questions."""
-    if done(work, "lora", saves):
+    if done(work, "lora", llava.LORA_STEPS):
         return
     model, data = for_training(pictures, work, seed, device, captions_only=False)
-    model = llava.with_adapters(model, work / "projector" / f"checkpoint-{after}" / "projector.safetensors", seed)
-    llava.stage("lora", model, data, work, log, device, saves, 2e-3, seed)
+    model = llava.with_adapters(
+        model, work / "projector" / f"checkpoint-{max(llava.PROJECTOR_STEPS)}" / "projector.safetensors", seed
+    )
+    llava.stage("lora", model, data, work, log, device, llava.LORA_STEPS, 2e-3, seed, llava.LORA_ROUNDS)
 
 
 def done(work: Path, name: str, saves: tuple[int, ...]) -> bool:

@@ -11,6 +11,7 @@ projector, lora, export (run one alone with --part).
 from __future__ import annotations
 
 import json
+import math
 import os
 from multiprocessing import Pool
 from pathlib import Path
@@ -40,7 +41,10 @@ SHORT_STEPS, LONG_STEPS = 1500, 600  # of the language model: what is said once 
 MIXED_STEPS = 1600  # of its second round: lists of all lengths
 SIMPLE = 2  # things in a scene of the projector's stage, at most
 PROJECTOR_STEPS = (0, 5, 10, 20, 40, 80, 160, 320)
-LORA_STEPS = (10, 20, 40, 80, 160, 320, 640)
+LORA_STEPS = (10, 40, 160, 320, 640, 1920)
+SAVED_TOO = (960, 1280, 1600)  # to go on from after an interruption; they do not ship
+LORA_ROUNDS = (640, 1280)  # steps of each warm-up and cosine
+WARM = 20
 ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
@@ -388,15 +392,32 @@ class Visits(Dataset):
         return self.first + i
 
 
-def stage(name, model, data, work: Path, log: Log, device: str, saves, rate: float, seed: int, size: int = 48) -> None:
-    """One LLaVA stage with transformers' Trainer; ``checkpoint-N`` holds projector and adapter, nothing frozen."""
+def scheduled(step: int, rounds: tuple[int, ...]) -> float:
+    """The learning rate's share 0..1 of its peak: each round warms up and then falls as a cosine."""
+    for steps in rounds:
+        if step < steps:
+            break
+        step -= steps
+    else:
+        return 0.0
+    return step / WARM if step < WARM else 0.5 + 0.5 * math.cos(math.pi * (step - WARM) / (steps - WARM))
+
+
+def stage(
+    name, model, data, work: Path, log: Log, device: str, saves, rate: float, seed: int, rounds=None, size: int = 48
+) -> None:
+    """One LLaVA stage with transformers' Trainer; ``checkpoint-N`` holds projector and adapter, nothing frozen.
+
+    ``rounds``: steps of each warm-up and cosine; one round unless told.
+    """
     from safetensors.torch import load_file, save_file
+    from torch.optim.lr_scheduler import LambdaLR
     from torch.utils.data import SequentialSampler
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     class Saver(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
-            control.should_save = state.global_step in saves
+            control.should_save = state.global_step in (*saves, *SAVED_TOO)
 
         def on_log(self, args, state, control, logs=None, **_):
             log(
@@ -407,6 +428,10 @@ def stage(name, model, data, work: Path, log: Log, device: str, saves, rate: flo
 
     class ChangedOnly(Trainer):
         """Saves and loads only what the stage trains, and visits the scenes in order."""
+
+        def create_scheduler(self, num_training_steps, optimizer=None):
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: scheduled(step, rounds or (steps,)))
+            return self.lr_scheduler
 
         def _get_train_sampler(self, *_, **__):
             return SequentialSampler(self.train_dataset)
@@ -434,7 +459,7 @@ def stage(name, model, data, work: Path, log: Log, device: str, saves, rate: flo
         return
     arguments = TrainingArguments(
         output_dir=str(home), max_steps=steps, per_device_train_batch_size=size, save_strategy="no", bf16=True,
-        learning_rate=rate, lr_scheduler_type="cosine", warmup_steps=20, weight_decay=0.0, max_grad_norm=1.0,
+        learning_rate=rate, weight_decay=0.0, max_grad_norm=1.0,
         adam_beta2=0.98, logging_steps=5, report_to=[], remove_unused_columns=False, seed=seed, disable_tqdm=True,
         use_cpu=device == "cpu", dataloader_pin_memory=device != "cpu",
     )  # fmt: skip
@@ -482,7 +507,7 @@ def lora(work: Path, log: Log, device: str, seed: int = 3) -> None:
     newest = work / "projector" / f"checkpoint-{max(PROJECTOR_STEPS)}" / "projector.safetensors"
     model = with_adapters(model, newest, seed)
     data = Dialogues(Rendered(work), load_tokenizer(work), captions_only=False)
-    stage("lora", model, data, work, log, device, LORA_STEPS, 2e-3, seed)
+    stage("lora", model, data, work, log, device, LORA_STEPS, 2e-3, seed, LORA_ROUNDS)
 
 
 def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -494,9 +519,9 @@ def export_checkpoints(work: Path, out: Path) -> None:
     """OUT/checkpoint-N, in bf16, with N counted over both stages."""
     from safetensors.torch import load_file, save_file
 
-    for name, first in (("projector", 0), ("lora", max(PROJECTOR_STEPS))):
-        for folder in sorted((work / name).glob("checkpoint-*")):
-            to = out / f"checkpoint-{first + int(folder.name.split('-')[1])}"
+    for name, first, steps in (("projector", 0, PROJECTOR_STEPS), ("lora", max(PROJECTOR_STEPS), LORA_STEPS)):
+        for step in steps:
+            folder, to = work / name / f"checkpoint-{step}", out / f"checkpoint-{first + step}"
             to.mkdir(exist_ok=True)
             for file in folder.glob("*.safetensors"):
                 save_file(halved(load_file(file)), to / file.name)

@@ -66,12 +66,7 @@ def rank(options: Namespace) -> None:
         dataset,
         [*modules],
         options.samples,
-        answers=options.answers,
-        normalise=options.normalise,
-        query=options.query,
-        seed=options.seed,
-        batch=options.batch,
-        nulls=options.nulls,
+        **measured(options),
         store=run,
     )
     _keep(run, ranking, lmm, dataset, options)
@@ -115,6 +110,11 @@ def about_run(options: Namespace, lmm: LMM, metrics: Mapping[str, Any]) -> dict[
         "layers": lmm.layers,
         "heads": lmm.heads,
     }
+
+
+def measured(options: Namespace) -> dict[str, Any]:
+    """The options that `interp.rank`, `interp.emerge` and `interp.compare` take under the same names."""
+    return {name: getattr(options, name) for name in ("answers", "normalise", "query", "seed", "batch", "nulls")}
 
 
 def _load(options: Namespace) -> LMM:

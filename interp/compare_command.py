@@ -37,12 +37,7 @@ def run(options: Namespace) -> None:
         names=tuple(options.names) if options.names else None,
         effects=options.effects,
         recall=options.recall,
-        answers=options.answers,
-        normalise=options.normalise,
-        query=options.query,
-        seed=options.seed,
-        batch=options.batch,
-        nulls=options.nulls,
+        **commands.measured(options),
         store=folder,
     )
     keep(folder, found)

@@ -50,13 +50,8 @@ def run(options: Namespace) -> None:
         dataset,
         [*metrics],
         options.samples,
-        answers=options.answers,
-        normalise=options.normalise,
-        query=options.query,
         recall=options.recall,
-        seed=options.seed,
-        batch=options.batch,
-        nulls=options.nulls,
+        **commands.measured(options),
         store=folder,
     )
     keep(folder, result.tables, result.examples, result.skipped)
