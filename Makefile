@@ -3,7 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 .PHONY: demo test check clean
 
@@ -19,7 +18,7 @@ check: .venv/check.stamp
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
-	$(if $(NOTEBOOKS),$(BIN)/jupyter execute $(NOTEBOOKS))
+	$(BIN)/python -m pytest -m slow tests/test_notebooks.py
 
 clean:
 	rm -rf .venv build *.egg-info
