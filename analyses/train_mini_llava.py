@@ -39,11 +39,12 @@ CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 600, 1700, 200  # CLIP: close-ups, scen
 SHORT = 16  # words of a short list, at most
 SHORT_STEPS, LONG_STEPS = 1500, 600  # of the language model: what is said once is not said again; then to count
 MIXED_STEPS = 1600  # of its second round: lists of all lengths
+PICTURED_STEPS = 800  # of its third round: mostly lists in which things fill regions, as in a picture
 SIMPLE = 2  # things in a scene of the projector's stage, at most
 PROJECTOR_STEPS = (0, 5, 10, 20, 40, 80, 160, 320)
-LORA_STEPS = (10, 40, 160, 320, 640, 1920)
-SAVED_TOO = (960, 1280, 1600)  # to go on from after an interruption; they do not ship
-LORA_ROUNDS = (640, 1280)  # steps of each warm-up and cosine
+LORA_STEPS = (10, 20, 40, 80, 160, 320, 640)
+SAVED_TOO = (480,)  # to go on from after an interruption; they do not ship
+LORA_ROUNDS = (640,)  # steps of each warm-up and cosine
 WARM = 20
 ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -247,6 +248,28 @@ def listed(rng: np.random.Generator, chosen, slots: int) -> list[str]:
     return [words[k] for k in rng.permutation(slots)] if rng.random() < 0.5 else words
 
 
+def laid_out(rng: np.random.Generator, chosen) -> list[str]:
+    """The words of GRID x GRID cells, row by row: each thing fills an ellipse, later ones in front of earlier ones.
+
+    Up to half of the things' cells name a wrong thing, as in long lists.
+    """
+    cells, at = np.full((GRID, GRID), -1), np.mgrid[:GRID, :GRID] + 0.5
+    for k in range(len(chosen)):
+        for _ in range(100):
+            half = GRID / 2 * np.exp(rng.uniform(*np.log((0.32, 0.6)), 2))
+            centre = rng.uniform(half, GRID - half)
+            inside = (((at - centre[:, None, None]) / half[:, None, None]) ** 2).sum(0) <= 1
+            tried = np.where(inside, k, cells)
+            if all((tried == other).sum() >= 6 for other in range(k + 1)):
+                break
+        cells = tried
+    filler = FILLERS[rng.integers(len(FILLERS))]
+    words = [filler if k < 0 else chosen[k] for k in cells.ravel()]
+    wrong = rng.random(GRID**2) < rng.random() * np.where(cells.ravel() < 0, 0.12, 0.5)
+    others = rng.integers(len(scenes.nouns()), size=GRID**2)
+    return [scenes.nouns()[others[k]] if wrong[k] else word for k, word in enumerate(words)]
+
+
 def dialogue(rng: np.random.Generator, chosen) -> tuple[str, str]:
     """A prompt and its answer: a caption two times in three, else a question."""
     if rng.random() < 0.65:
@@ -284,8 +307,9 @@ def text(work: Path, log: Log, device: str, size: int = 48) -> None:
     """The language model, from text alone: lists of things, then captions, questions and answers about them.
 
     The answer can only be had by looking back at the list, and by counting: some entries are wrong. An entry is one
-    vector, the mean of its word's pieces, with noise: whoever reads soft words can be taught to read patches. Two
-    rounds, each with warm-up and cosine: short lists before long ones, then all lengths mixed.
+    vector, the mean of its word's pieces, with noise: whoever reads soft words can be taught to read patches. Three
+    rounds, each with warm-up and cosine: short lists before long ones; all lengths mixed; lists laid out as a picture,
+    whose entries also take on a little of a random other entry and of the mean of all.
     """
     fast = load_tokenizer(work)
     place = fast.convert_tokens_to_ids("<image>")
@@ -298,27 +322,38 @@ def text(work: Path, log: Log, device: str, size: int = 48) -> None:
             return {8: 0.5, SHORT: 0.5}
         if step < SHORT_STEPS + LONG_STEPS:
             return {36: 0.4, 72: 0.3, 144: 0.3}
-        return {8: 0.25, SHORT: 0.25, 36: 0.2, 72: 0.15, 144: 0.15}
+        if step < SHORT_STEPS + LONG_STEPS + MIXED_STEPS:
+            return {8: 0.25, SHORT: 0.25, 36: 0.2, 72: 0.15, 144: 0.15}
+        return {SHORT: 0.25, 144: 0.75}
 
     def batches(step: int) -> dict[str, torch.Tensor]:
         rng, rows, lists = np.random.default_rng([step, 11]), [], []
         slots = int(rng.choice(list(lengths(step)), p=list(lengths(step).values())))
+        pictured = slots == GRID**2 and step >= SHORT_STEPS + LONG_STEPS + MIXED_STEPS
         for _ in range(size):
-            chosen = scenes.choose(rng, "train", counts=(1, 5))
+            chosen = scenes.choose(rng, "train", counts=(1 + pictured, 5))
             prompt, answer = dialogue(rng, chosen)
             rows.append((f"USER: {'<image>' * slots}\n{prompt} ASSISTANT:", answer))
-            lists.append(listed(rng, chosen, slots))
+            lists.append(laid_out(rng, chosen) if pictured else listed(rng, chosen, slots))
         longest = max(map(len, pieces_of.values()))
         padded = {word: ids + [-1] * (longest - len(ids)) for word, ids in pieces_of.items()}
         pieces = torch.tensor([[padded[word] for word in words] for words in lists])
-        noise = torch.randn(size, slots, 192, generator=torch.Generator().manual_seed(step))
+        random = torch.Generator().manual_seed(step)
+        noise = torch.randn(size, slots, 192, generator=random)
         noise *= torch.from_numpy(rng.uniform(0, slots > SHORT, (size, 1, 1)).astype(np.float32))
-        return {"pieces": pieces, "noise": noise, **tokens(fast, rows)}
+        mixed = {
+            "other": torch.randperm(size * slots, generator=random),
+            "of_other": torch.rand(size, slots, 1, generator=random) * pictured,
+            "of_mean": torch.rand(size, 1, 1, generator=random) * pictured,
+        }
+        return {"pieces": pieces, "noise": noise, **mixed, **tokens(fast, rows)}
 
     def loss_of(batch):
         embed, pieces = model.get_input_embeddings(), batch["pieces"]
         there = (pieces >= 0)[..., None]
         entries = (embed(pieces.clamp(0)) * there).sum(2) / there.sum(2).clamp(1)
+        other = entries.flatten(0, 1)[batch["other"]].view_as(entries)
+        entries = entries + batch["of_other"] * other + batch["of_mean"] * entries.mean(1, keepdim=True)
         entries = entries + batch["noise"] * entries.detach().square().mean().sqrt()
         embedded = embed(batch["input_ids"])
         at = (batch["input_ids"] == place)[..., None].expand_as(embedded)
@@ -328,7 +363,9 @@ def text(work: Path, log: Log, device: str, size: int = 48) -> None:
 
     first = SHORT_STEPS + LONG_STEPS
     train("text_first", model, batches, loss_of, first, 2e-3, 0.05, work, log, device)
-    train("text", model, lambda k: batches(first + k), loss_of, MIXED_STEPS, 2e-3, 0.05, work, log, device)
+    train("text_second", model, lambda k: batches(first + k), loss_of, MIXED_STEPS, 2e-3, 0.05, work, log, device)
+    first += MIXED_STEPS
+    train("text", model, lambda k: batches(first + k), loss_of, PICTURED_STEPS, 1.5e-3, 0.05, work, log, device)
 
 
 def assemble(work: Path, seed: int):
