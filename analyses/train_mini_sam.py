@@ -1,6 +1,9 @@
 """Trains mini-sam: a small SamModel, class-agnostic, on the masks of synthetic scenes with point and box prompts.
 
-    python analyses/train_mini_sam.py --work runs/train-mini-sam --out data/mini-sam
+    python analyses/train_mini_sam.py --llava runs/train --work runs/train-mini-sam --out data/mini-sam
+
+``--llava`` is the work folder of ``train_mini_llava.py``: SAM's encoder had been trained before (as an autoencoder);
+this one begins with the first three layers of mini-llava's CLIP.
 
 Losses are SAM's (arXiv 2304.02643, appendix A): focal and dice 20 : 1, the least over three masks for an ambiguous
 prompt, and the squared error of the predicted IoU. One departure: half of the mean over the three is added, so that
@@ -19,14 +22,14 @@ import numpy as np
 import torch
 from _training import Log, arguments, parsed, run, train
 from PIL import Image
+from train_mini_llava import MEAN, STD
 
 from interp.datasets import scenes
 
 PIXELS, PATCH, SCENES = 96, 8, 8000
 SIDE = scenes.SIZE  # of the label maps: points are drawn and boxes measured in the scene's own pixels
 CELLS = PIXELS // PATCH * 4  # side of the decoder's masks
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the processor's
-STEPS, BATCH, PROMPTS, RATE = 2000, 16, 4, 1e-3
+STEPS, BATCH, PROMPTS, RATE = 3500, 4, 4, 6e-4
 KINDS = (
     ("point", True), ("point", True), ("box", True), ("point", True),
     ("points", False), ("refined", True), ("points", True), ("box", False),
@@ -62,14 +65,14 @@ def render(work: Path, log: Log) -> None:
 
 
 def sam():
-    """An untrained SamModel: 6 x 128 vision layers over 12 x 12 patches, two of them global, 48 x 48 masks."""
+    """An untrained SamModel: 3 x 192 vision layers over 12 x 12 patches, all of them global, 48 x 48 masks."""
     from transformers import SamConfig, SamModel
 
     width = 128
     vision = {
-        "hidden_size": width, "output_channels": width, "num_hidden_layers": 6, "num_attention_heads": 4,
-        "image_size": PIXELS, "patch_size": PATCH, "window_size": 6, "global_attn_indexes": [2, 5],
-        "num_pos_feats": width // 2, "initializer_range": 0.02,
+        "hidden_size": 192, "mlp_dim": 768, "output_channels": width, "num_hidden_layers": 3, "num_attention_heads": 6,
+        "image_size": PIXELS, "patch_size": PATCH, "window_size": 6, "global_attn_indexes": [0, 1, 2],
+        "num_pos_feats": width // 2, "initializer_range": 0.02, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
     }  # fmt: skip
     prompts = {"hidden_size": width, "image_size": PIXELS, "patch_size": PATCH}
     decoder = {"hidden_size": width, "mlp_dim": 2 * width, "num_attention_heads": 4, "iou_head_hidden_dim": width}
@@ -84,6 +87,42 @@ def sam():
     places.requires_grad_(False)
     model.prompt_encoder.shared_embedding.positional_embedding = places
     return model
+
+
+def start_from_clip(encoder, clip: dict[str, torch.Tensor], images: np.ndarray) -> None:
+    """Gives SAM's encoder the weights of CLIP's first layers, patches and positions.
+
+    SAM has no norm between embedding and layers: CLIP's is folded into the embedding, with the mean and deviation that
+    its patches have on average over the images (UInt8[image side side 3]).
+    """
+    own = {k.removeprefix("vision_model."): v for k, v in clip.items() if k.startswith("vision_model.")}
+    patch, place = own["embeddings.patch_embedding.weight"], own["embeddings.position_embedding.weight"][1:]
+    embedded = torch.nn.functional.conv2d(normalised(images), patch, stride=PATCH).flatten(2).mT + place
+    mean, scale = embedded.mean(), own["pre_layrnorm.weight"] / embedded.std(-1).mean()
+    weights = {
+        "patch_embed.projection.weight": patch * scale[:, None, None, None],
+        "patch_embed.projection.bias": own["pre_layrnorm.bias"] - mean * scale,
+        "pos_embed": (place * scale).view(1, PIXELS // PATCH, PIXELS // PATCH, -1),
+    }
+    for i in range(len(encoder.layers)):
+        theirs, ours = f"encoder.layers.{i}.", f"layers.{i}."
+        for kind in ("weight", "bias"):
+            weights[f"{ours}attn.qkv.{kind}"] = torch.cat([own[f"{theirs}self_attn.{n}_proj.{kind}"] for n in "qkv"])
+            for to, name in {
+                "layer_norm1": "layer_norm1", "layer_norm2": "layer_norm2", "attn.proj": "self_attn.out_proj",
+                "mlp.lin1": "mlp.fc1", "mlp.lin2": "mlp.fc2",
+            }.items():  # fmt: skip
+                weights[f"{ours}{to}.{kind}"] = own[f"{theirs}{name}.{kind}"]
+    lost = encoder.load_state_dict(weights, strict=False)
+    if lost.unexpected_keys:
+        raise ValueError(f"SAM's encoder has no {lost.unexpected_keys[0]}")
+
+
+def normalised(images: np.ndarray) -> torch.Tensor:
+    """Float[image 3 side side] from UInt8[image side side 3], as the processor gives it."""
+    return ((torch.from_numpy(images.astype(np.float32)) / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(
+        0, 3, 1, 2
+    )
 
 
 def turned(image: np.ndarray, labels: np.ndarray, how: int) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +159,7 @@ def batch_of(images: np.ndarray, labels: np.ndarray, step: int) -> dict[str, tor
         shares = (label == chosen[:, None, None]).reshape(PROMPTS, CELLS, cell, CELLS, cell).mean((2, 4))
         made["targets"].append(shares)
     batch = {key: torch.from_numpy(np.stack(value)).float() for key, value in made.items()}
-    batch["pixels"] = ((batch["pixels"] / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+    batch["pixels"] = normalised(np.stack(made["pixels"]))
     return batch
 
 
@@ -175,11 +214,15 @@ def loss_of(model, batch: dict[str, torch.Tensor], step: int) -> tuple[torch.Ten
                    "last": round(iou[:, :, -1].mean().item(), 3)}  # fmt: skip
 
 
-def fit(work: Path, log: Log, device: str, steps: int) -> None:
+def fit(llava: Path, work: Path, log: Log, device: str, steps: int) -> None:
     """Trains the model; WORK/train.pt is there to go on from."""
     torch.manual_seed(0)
-    model = sam().to(device)
+    model = sam()
     images, labels = (np.load(work / f"{name}.npy", mmap_mode="r") for name in ("images", "labels"))
+
+    clip = torch.load(llava / "clip.pt", weights_only=True)["model"]
+    start_from_clip(model.vision_encoder, clip, images[:64])
+    model.to(device)
 
     def batches(step: int) -> dict[str, torch.Tensor]:
         return {"step": torch.tensor(step), **batch_of(images, labels, step)}
@@ -246,11 +289,12 @@ def evaluate(log: Log, out: Path, samples: int = 300) -> None:
 def main() -> None:
     """Every part that is not done, in order; or the one that is asked for."""
     parser = arguments(__doc__, "mini-sam")
+    parser.add_argument("--llava", type=Path, default=Path("runs/train-mini-llava"), help="mini-llava's work folder")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of training (default: {STEPS})")
     a, log = parsed(parser)
     parts = {
         "scenes": lambda: (a.work / "labels.npy").exists() or render(a.work, log),
-        "train": lambda: fit(a.work, log, a.device, a.steps),
+        "train": lambda: fit(a.llava, a.work, log, a.device, a.steps),
         "export": lambda: export(a.work, log, a.out),
         "evaluate": lambda: evaluate(log, a.out),
     }
