@@ -315,7 +315,8 @@ def projector(pictures: Path, work: Path, log: Log, device: str, seed: int = 2) 
         return
     model, data = for_training(pictures, work, seed, device, captions_only=True)
     llava.freeze_all_but_projector(model)
-    llava.stage("projector", model, data, work, log, device, llava.PROJECTOR_STEPS, 3e-3, seed)
+    how = llava.PROJECTOR_STEPS, llava.PROJECTOR_BATCH, llava.PROJECTOR_RATE
+    llava.stage("projector", model, data, work, log, device, *how, seed)
 
 
 def lora(pictures: Path, work: Path, log: Log, device: str, seed: int = 3) -> None:
@@ -326,7 +327,8 @@ def lora(pictures: Path, work: Path, log: Log, device: str, seed: int = 3) -> No
     model = llava.with_adapters(
         model, work / "projector" / f"checkpoint-{max(llava.PROJECTOR_STEPS)}" / "projector.safetensors", seed
     )
-    llava.stage("lora", model, data, work, log, device, llava.LORA_STEPS, 2e-3, seed, llava.LORA_ROUNDS)
+    how = llava.LORA_STEPS, llava.LORA_BATCH, llava.LORA_RATE
+    llava.stage("lora", model, data, work, log, device, *how, seed)
 
 
 def done(work: Path, name: str, saves: tuple[int, ...]) -> bool:

@@ -3,9 +3,8 @@
     python analyses/train_mini_llava.py --work runs/train --out data/mini-llava
 
 No loss ever sees a mask, box or position. Every part is seeded, logs to WORK/log.jsonl and is skipped if it is done
-already; a stage that was interrupted resumes from its newest checkpoint. Parts: tokenizer,
-scenes, close_ups, clip, text,
-projector, lora, export (run one alone with --part).
+already; a stage that was interrupted resumes from its newest checkpoint. Parts: tokenizer, scenes, close_ups, clip,
+text, projector, lora, export (run one alone with --part).
 """
 
 from __future__ import annotations
@@ -36,15 +35,16 @@ TEMPLATE = (
 )
 CLOSE = 48  # side of a close-up in pixels: one or two objects at the size that they have in a scene
 CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 600, 1700, 200  # CLIP: close-ups, scenes with half of their patches, scenes
+WORD_STEPS = 1000  # of CLIP's second round: scenes, and words contrasted with patches
+FEATURES = -2  # the vision layer that LLaVA reads
+FEWEST = 6  # patches that a thing fills, more or less, when it is small
 SHORT = 16  # words of a short list, at most
 SHORT_STEPS, LONG_STEPS = 1500, 600  # of the language model: what is said once is not said again; then to count
 MIXED_STEPS = 1600  # of its second round: lists of all lengths
-PICTURED_STEPS = 800  # of its third round: mostly lists in which things fill regions, as in a picture
 SIMPLE = 2  # things in a scene of the projector's stage, at most
-PROJECTOR_STEPS = (0, 5, 10, 20, 40, 80, 160, 320)
-LORA_STEPS = (10, 20, 40, 80, 160, 320, 640)
-SAVED_TOO = (480,)  # to go on from after an interruption; they do not ship
-LORA_ROUNDS = (640,)  # steps of each warm-up and cosine
+PROJECTOR_STEPS, PROJECTOR_BATCH, PROJECTOR_RATE = (0, 32, 64, 125, 250, 500, 1000, 2000), 8, 3e-3
+LORA_STEPS, LORA_BATCH, LORA_RATE = (40, 160, 320, 640, 1280, 2560), 16, 1.5e-3
+SAVED_TOO = (1920,)  # to go on from after an interruption; it does not ship
 WARM = 20
 ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -191,7 +191,7 @@ def placed(close_ups: torch.Tensor, random: torch.Generator) -> tuple[torch.Tens
 
 
 def clip(work: Path, log: Log, device: str) -> None:
-    """The contrastive model, from pictures and captions alone: close-ups first, scenes then.
+    """The contrastive model, from pictures and captions alone: close-ups first, scenes then, single words at last.
 
     Close-ups have 36 patches instead of 144, and every noun as often as every other in each batch. Half of a scene's
     patches are left out in the middle part, which halves their cost (FLIP, arXiv 2212.00794).
@@ -227,8 +227,75 @@ def clip(work: Path, log: Log, device: str) -> None:
             batch["patches"] = torch.rand(size, GRID**2, generator=random).argsort(1)[:, : GRID**2 // 2]
         return batch
 
-    model.vision_model.embeddings.register_forward_hook(keep)
-    train("clip", model, batches, loss_of, CLOSE_STEPS + HALVED_STEPS + WHOLE_STEPS, 1.2e-3, 0.1, work, log, device)
+    handle = model.vision_model.embeddings.register_forward_hook(keep)
+    steps = CLOSE_STEPS + HALVED_STEPS + WHOLE_STEPS
+    train("clip_first", model, batches, loss_of, steps, 1.2e-3, 0.1, work, log, device)
+    handle.remove()
+    words_to_patches(model, whole, fast, steps * size, work, log, device)
+    torch.save({"model": model.state_dict()}, work / "clip.pt")
+
+
+class WithWords(torch.nn.Module):
+    """CLIP and what compares its patches with single words; only CLIP is kept."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.clip = model
+        self.patches = torch.nn.Sequential(torch.nn.LayerNorm(192), torch.nn.Linear(192, 192))
+        self.scale = torch.nn.Parameter(torch.tensor(14.0).log())
+
+    def forward(self, pixel_values, input_ids, attention_mask):
+        """Cosines times scale: Float[images captions], and Float[images words] of each word's ``FEWEST`` best patches.
+
+        The first texts are the images' captions, the others are words.
+        """
+        seen = self.clip.vision_model(pixel_values=pixel_values, output_hidden_states=True)
+        read = self.clip.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        direction = lambda x: torch.nn.functional.normalize(x.float(), dim=-1)  # noqa: E731
+        texts = direction(self.clip.text_projection(read))
+        images = direction(self.clip.visual_projection(seen.pooler_output))
+        patches = direction(self.patches(seen.hidden_states[FEATURES][:, 1:]))
+        to_words = (patches @ texts[len(images) :].T).topk(FEWEST, 1).values.mean(1)
+        return images @ texts[: len(images)].T * self.clip.logit_scale.exp(), to_words * self.scale.exp()
+
+
+def contrast(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Mean over the right pairs of -log(e^right / (e^right + sum of e^wrong)), the wrong ones from the same row."""
+    wrong = scores.masked_fill(right, -1e4).logsumexp(1, keepdim=True)
+    return torch.nn.functional.softplus(wrong - scores)[right].mean()
+
+
+def words_to_patches(
+    model, data: Rendered, fast, first: int, work: Path, log: Log, device: str, size: int = 64
+) -> None:
+    """CLIP's second round: beside captions and images, the captions' nouns and the images' patches.
+
+    A word is contrasted, by its best patches, with the words that the caption lacks and with the images whose captions
+    lack it (after FILIP, arXiv 2111.07783, whose units are all tokens). Captions tell what is there, never where.
+    """
+    nouns = list(scenes.nouns())
+    words = fast([f"a {noun}<eot>" for noun in nouns], return_tensors="pt", padding=True, padding_side="right")
+    torch.manual_seed(5)
+
+    def batches(step: int) -> dict[str, torch.Tensor]:
+        visits = range(first + step * size, first + (step + 1) * size)
+        batch = captioned(data, fast, visits)
+        for key, filler in (("input_ids", fast.pad_token_id), ("attention_mask", 0)):
+            rows = [*batch[key], *words[key]]
+            batch[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=filler)
+        named = [data.nouns[visit % len(data.nouns)] for visit in visits]
+        return {**batch, "right": torch.tensor([[noun in those for noun in nouns] for those in named])}
+
+    def loss_of(batch):
+        right = batch.pop("right")
+        captions, of_words = both(**batch)
+        own = torch.arange(len(captions), device=captions.device)
+        whole = sum(torch.nn.functional.cross_entropy(x, own) for x in (captions, captions.T)) / 2
+        single = (contrast(of_words, right) + contrast(of_words.T, right.T)) / 2
+        return whole + single, {"captions": round(whole.item(), 3), "words": round(single.item(), 3)}
+
+    both = WithWords(model).to(device)
+    train("clip_words", both, batches, loss_of, WORD_STEPS, 6e-4, 0.1, work, log, device)
 
 
 FILLERS = ("wall", "sky", "stone", "grass", "sand", "coin", "wood", "cloth")
@@ -246,28 +313,6 @@ def listed(rng: np.random.Generator, chosen, slots: int) -> list[str]:
     others = rng.integers(len(scenes.nouns()), size=slots)
     words = [scenes.nouns()[others[k]] if wrong[k] else word for k, word in enumerate(words)]
     return [words[k] for k in rng.permutation(slots)] if rng.random() < 0.5 else words
-
-
-def laid_out(rng: np.random.Generator, chosen) -> list[str]:
-    """The words of GRID x GRID cells, row by row: each thing fills an ellipse, later ones in front of earlier ones.
-
-    Up to half of the things' cells name a wrong thing, as in long lists.
-    """
-    cells, at = np.full((GRID, GRID), -1), np.mgrid[:GRID, :GRID] + 0.5
-    for k in range(len(chosen)):
-        for _ in range(100):
-            half = GRID / 2 * np.exp(rng.uniform(*np.log((0.32, 0.6)), 2))
-            centre = rng.uniform(half, GRID - half)
-            inside = (((at - centre[:, None, None]) / half[:, None, None]) ** 2).sum(0) <= 1
-            tried = np.where(inside, k, cells)
-            if all((tried == other).sum() >= 6 for other in range(k + 1)):
-                break
-        cells = tried
-    filler = FILLERS[rng.integers(len(FILLERS))]
-    words = [filler if k < 0 else chosen[k] for k in cells.ravel()]
-    wrong = rng.random(GRID**2) < rng.random() * np.where(cells.ravel() < 0, 0.12, 0.5)
-    others = rng.integers(len(scenes.nouns()), size=GRID**2)
-    return [scenes.nouns()[others[k]] if wrong[k] else word for k, word in enumerate(words)]
 
 
 def dialogue(rng: np.random.Generator, chosen) -> tuple[str, str]:
@@ -307,9 +352,8 @@ def text(work: Path, log: Log, device: str, size: int = 48) -> None:
     """The language model, from text alone: lists of things, then captions, questions and answers about them.
 
     The answer can only be had by looking back at the list, and by counting: some entries are wrong. An entry is one
-    vector, the mean of its word's pieces, with noise: whoever reads soft words can be taught to read patches. Three
-    rounds, each with warm-up and cosine: short lists before long ones; all lengths mixed; lists laid out as a picture,
-    whose entries also take on a little of a random other entry and of the mean of all.
+    vector, the mean of its word's pieces, with noise: whoever reads soft words can be taught to read patches. Two
+    rounds, each with warm-up and cosine: short lists before long ones; all lengths mixed.
     """
     fast = load_tokenizer(work)
     place = fast.convert_tokens_to_ids("<image>")
@@ -322,38 +366,28 @@ def text(work: Path, log: Log, device: str, size: int = 48) -> None:
             return {8: 0.5, SHORT: 0.5}
         if step < SHORT_STEPS + LONG_STEPS:
             return {36: 0.4, 72: 0.3, 144: 0.3}
-        if step < SHORT_STEPS + LONG_STEPS + MIXED_STEPS:
-            return {8: 0.25, SHORT: 0.25, 36: 0.2, 72: 0.15, 144: 0.15}
-        return {SHORT: 0.25, 144: 0.75}
+        return {8: 0.25, SHORT: 0.25, 36: 0.2, 72: 0.15, 144: 0.15}
 
     def batches(step: int) -> dict[str, torch.Tensor]:
         rng, rows, lists = np.random.default_rng([step, 11]), [], []
         slots = int(rng.choice(list(lengths(step)), p=list(lengths(step).values())))
-        pictured = slots == GRID**2 and step >= SHORT_STEPS + LONG_STEPS + MIXED_STEPS
         for _ in range(size):
-            chosen = scenes.choose(rng, "train", counts=(1 + pictured, 5))
+            chosen = scenes.choose(rng, "train", counts=(1, 5))
             prompt, answer = dialogue(rng, chosen)
             rows.append((f"USER: {'<image>' * slots}\n{prompt} ASSISTANT:", answer))
-            lists.append(laid_out(rng, chosen) if pictured else listed(rng, chosen, slots))
+            lists.append(listed(rng, chosen, slots))
         longest = max(map(len, pieces_of.values()))
         padded = {word: ids + [-1] * (longest - len(ids)) for word, ids in pieces_of.items()}
         pieces = torch.tensor([[padded[word] for word in words] for words in lists])
         random = torch.Generator().manual_seed(step)
         noise = torch.randn(size, slots, 192, generator=random)
         noise *= torch.from_numpy(rng.uniform(0, slots > SHORT, (size, 1, 1)).astype(np.float32))
-        mixed = {
-            "other": torch.randperm(size * slots, generator=random),
-            "of_other": torch.rand(size, slots, 1, generator=random) * pictured,
-            "of_mean": torch.rand(size, 1, 1, generator=random) * pictured,
-        }
-        return {"pieces": pieces, "noise": noise, **mixed, **tokens(fast, rows)}
+        return {"pieces": pieces, "noise": noise, **tokens(fast, rows)}
 
     def loss_of(batch):
         embed, pieces = model.get_input_embeddings(), batch["pieces"]
         there = (pieces >= 0)[..., None]
         entries = (embed(pieces.clamp(0)) * there).sum(2) / there.sum(2).clamp(1)
-        other = entries.flatten(0, 1)[batch["other"]].view_as(entries)
-        entries = entries + batch["of_other"] * other + batch["of_mean"] * entries.mean(1, keepdim=True)
         entries = entries + batch["noise"] * entries.detach().square().mean().sqrt()
         embedded = embed(batch["input_ids"])
         at = (batch["input_ids"] == place)[..., None].expand_as(embedded)
@@ -363,9 +397,7 @@ def text(work: Path, log: Log, device: str, size: int = 48) -> None:
 
     first = SHORT_STEPS + LONG_STEPS
     train("text_first", model, batches, loss_of, first, 2e-3, 0.05, work, log, device)
-    train("text_second", model, lambda k: batches(first + k), loss_of, MIXED_STEPS, 2e-3, 0.05, work, log, device)
-    first += MIXED_STEPS
-    train("text", model, lambda k: batches(first + k), loss_of, PICTURED_STEPS, 1.5e-3, 0.05, work, log, device)
+    train("text", model, lambda k: batches(first + k), loss_of, MIXED_STEPS, 2e-3, 0.05, work, log, device)
 
 
 def assemble(work: Path, seed: int):
@@ -380,7 +412,7 @@ def assemble(work: Path, seed: int):
     config = LlavaConfig(
         vision_config=clip_part.config.vision_config, text_config=language.config,
         image_token_id=fast.convert_tokens_to_ids("<image>"), image_seq_length=GRID**2,
-        vision_feature_layer=-2, vision_feature_select_strategy="default", attn_implementation="eager",
+        vision_feature_layer=FEATURES, vision_feature_select_strategy="default", attn_implementation="eager",
         tie_word_embeddings=True,
     )  # fmt: skip
     torch.manual_seed(seed)
@@ -429,24 +461,13 @@ class Visits(Dataset):
         return self.first + i
 
 
-def scheduled(step: int, rounds: tuple[int, ...]) -> float:
-    """The learning rate's share 0..1 of its peak: each round warms up and then falls as a cosine."""
-    for steps in rounds:
-        if step < steps:
-            break
-        step -= steps
-    else:
-        return 0.0
+def scheduled(step: int, steps: int) -> float:
+    """The learning rate's share 0..1 of its peak: warm-up, then a cosine down to nothing."""
     return step / WARM if step < WARM else 0.5 + 0.5 * math.cos(math.pi * (step - WARM) / (steps - WARM))
 
 
-def stage(
-    name, model, data, work: Path, log: Log, device: str, saves, rate: float, seed: int, rounds=None, size: int = 48
-) -> None:
-    """One LLaVA stage with transformers' Trainer; ``checkpoint-N`` holds projector and adapter, nothing frozen.
-
-    ``rounds``: steps of each warm-up and cosine; one round unless told.
-    """
+def stage(name, model, data, work: Path, log: Log, device: str, saves, size: int, rate: float, seed: int) -> None:
+    """One LLaVA stage with transformers' Trainer; ``checkpoint-N`` holds projector and adapter, nothing frozen."""
     from safetensors.torch import load_file, save_file
     from torch.optim.lr_scheduler import LambdaLR
     from torch.utils.data import SequentialSampler
@@ -467,7 +488,7 @@ def stage(
         """Saves and loads only what the stage trains, and visits the scenes in order."""
 
         def create_scheduler(self, num_training_steps, optimizer=None):
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: scheduled(step, rounds or (steps,)))
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: scheduled(step, steps))
             return self.lr_scheduler
 
         def _get_train_sampler(self, *_, **__):
@@ -500,7 +521,7 @@ def stage(
         adam_beta2=0.98, logging_steps=5, report_to=[], remove_unused_columns=False, seed=seed, disable_tqdm=True,
         use_cpu=device == "cpu", dataloader_pin_memory=device != "cpu",
     )  # fmt: skip
-    first = 0 if name == "projector" else max(PROJECTOR_STEPS) * size
+    first = 0 if name == "projector" else max(PROJECTOR_STEPS) * PROJECTOR_BATCH
     trainer = ChangedOnly(
         model, arguments, data_collator=data, train_dataset=Visits(first, steps * size), callbacks=[Saver()]
     )
@@ -521,7 +542,7 @@ def projector(work: Path, log: Log, device: str, seed: int = 2) -> None:
     model, _ = assemble(work, seed)
     freeze_all_but_projector(model)
     data = Dialogues(Rendered(work, most=SIMPLE), load_tokenizer(work), captions_only=True)
-    stage("projector", model, data, work, log, device, PROJECTOR_STEPS, 3e-3, seed)
+    stage("projector", model, data, work, log, device, PROJECTOR_STEPS, PROJECTOR_BATCH, PROJECTOR_RATE, seed)
 
 
 def with_adapters(model: torch.nn.Module, newest: Path, seed: int) -> torch.nn.Module:
@@ -544,7 +565,7 @@ def lora(work: Path, log: Log, device: str, seed: int = 3) -> None:
     newest = work / "projector" / f"checkpoint-{max(PROJECTOR_STEPS)}" / "projector.safetensors"
     model = with_adapters(model, newest, seed)
     data = Dialogues(Rendered(work), load_tokenizer(work), captions_only=False)
-    stage("lora", model, data, work, log, device, LORA_STEPS, 2e-3, seed, LORA_ROUNDS)
+    stage("lora", model, data, work, log, device, LORA_STEPS, LORA_BATCH, LORA_RATE, seed)
 
 
 def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -602,7 +623,7 @@ def main() -> None:
         "close_ups": lambda: (
             (a.work / "close_ups.npy").exists() or render(a.work, log, "close_ups", _close_up, CLOSE, CLOSE_UPS)
         ),
-        "clip": lambda: clip(a.work, log, a.device),
+        "clip": lambda: (a.work / "clip.pt").exists() or clip(a.work, log, a.device),
         "text": lambda: text(a.work, log, a.device),
         "projector": lambda: projector(a.work, log, a.device),
         "lora": lambda: lora(a.work, log, a.device),

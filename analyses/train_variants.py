@@ -1,7 +1,7 @@
 """What each part of DiffLMM's eyes is worth: short trainings with parts taken away, several seeds, paired intervals.
 
     python analyses/train_variants.py --llava runs/train --difflmm runs/train-difflmm --mini-llava data/mini-llava \
-        --seeds 2 3 4 --steps 80 80 --out runs/variants
+        --seeds 2 3 4 --steps 480 240 --out runs/variants
 
 ``--llava`` and ``--difflmm`` are the work folders of ``train_mini_llava.py`` and ``train_mini_difflmm.py``. Each
 variant and seed goes through LLaVA's two stages (other seeds see other scenes, too) into OUT/VARIANT-SEED, which
@@ -13,7 +13,7 @@ are; the implicit captioner still has them. ``empty``: the U-Net sees an empty c
 ``diffusion-empty``: both, so that nothing comes from CLIP. ``t-N``: as ``both``, with noise of timestep N.
 ``llava``: mini-llava. All of them are plain weights of the same model: what is cut off is zero and stays zero.
 
-For the claims of ``compare_claims.py`` train at full length: --variants llava both --steps 320 640.
+For the claims of ``compare_claims.py`` train at full length: --variants llava both --steps 2000 2560.
 """
 
 from __future__ import annotations
@@ -138,12 +138,14 @@ def train(variant: str, seed: int, a: argparse.Namespace) -> Path:
     model, data = untrained(variant, a, seed, captions_only=True)
     llava.freeze_all_but_projector(model)
     hold(model)
-    llava.stage("projector", model, data, work, log, a.device, (one,), 3e-3, seed)
+    how = (one,), llava.PROJECTOR_BATCH, llava.PROJECTOR_RATE
+    llava.stage("projector", model, data, work, log, a.device, *how, seed)
     newest = work / "projector" / f"checkpoint-{one}" / "projector.safetensors"
     model, data = untrained(variant, a, seed, captions_only=False)
     model = llava.with_adapters(model, newest, seed)
     hold(model)
-    llava.stage("lora", model, data, work, log, a.device, (two,), 2e-3, seed)
+    how = (two,), llava.LORA_BATCH, llava.LORA_RATE
+    llava.stage("lora", model, data, work, log, a.device, *how, seed)
     save(variant, model, work / "lora" / f"checkpoint-{two}", out, a)
     return out
 
@@ -244,7 +246,7 @@ def main() -> None:
     parser.add_argument("--mini-llava", type=Path, default=Path("data/mini-llava"), help="for llava's processor")
     parser.add_argument("--variants", nargs="+", type=check, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4])
-    parser.add_argument("--steps", nargs=2, type=int, default=[80, 80], metavar=("ONE", "TWO"), help="of the stages")
+    parser.add_argument("--steps", nargs=2, type=int, default=[480, 240], metavar=("ONE", "TWO"), help="of the stages")
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
