@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -300,40 +301,16 @@ def assemble(pictures: Path, work: Path, seed: int) -> DiffLMMForConditionalGene
     return model
 
 
-def for_training(pictures: Path, work: Path, seed: int, device: str, captions_only: bool) -> tuple[Any, Dialogues]:
-    """The model, that takes what the autoencoder gives from where it was computed once, and its batches."""
-    most = {"most": llava.SIMPLE} if captions_only else {}
-    model, data = assemble(pictures, work, seed), Pictures(pictures, **most)
-    model.model.diffusion.posterior = Posteriors(work, data)
-    plain_attention(model.model.diffusion.unet, device)
-    return model, Dialogues(data, llava.load_tokenizer(pictures), captions_only)
+def for_training(pictures: Path, work: Path, device: str) -> Callable[[llava.Round, int], tuple[Any, Dialogues]]:
+    """What gives the model, with the autoencoder's part computed once, and a round's batches."""
 
+    def start(how: llava.Round, seed: int) -> tuple[Any, Dialogues]:
+        model, data = assemble(pictures, work, seed), Pictures(pictures, things=how.things)
+        model.model.diffusion.posterior = Posteriors(work, data)
+        plain_attention(model.model.diffusion.unet, device)
+        return model, Dialogues(data, llava.load_tokenizer(pictures), how.captions_only)
 
-def projector(pictures: Path, work: Path, log: Log, device: str, seed: int = 2) -> None:
-    """Stage 1: implicit captioner, projector and position embeddings, on captions."""
-    if done(work, "projector", llava.PROJECTOR_STEPS):
-        return
-    model, data = for_training(pictures, work, seed, device, captions_only=True)
-    llava.freeze_all_but_projector(model)
-    how = llava.PROJECTOR_STEPS, llava.PROJECTOR_BATCH, llava.PROJECTOR_RATE
-    llava.stage("projector", model, data, work, log, device, *how, seed)
-
-
-def lora(pictures: Path, work: Path, log: Log, device: str, seed: int = 3) -> None:
-    """Stage 2: the same and low-rank adapters on every linear layer of the language model, captions and questions."""
-    if done(work, "lora", llava.LORA_STEPS):
-        return
-    model, data = for_training(pictures, work, seed, device, captions_only=False)
-    model = llava.with_adapters(
-        model, work / "projector" / f"checkpoint-{max(llava.PROJECTOR_STEPS)}" / "projector.safetensors", seed
-    )
-    how = llava.LORA_STEPS, llava.LORA_BATCH, llava.LORA_RATE
-    llava.stage("lora", model, data, work, log, device, *how, seed)
-
-
-def done(work: Path, name: str, saves: tuple[int, ...]) -> bool:
-    """Whether the stage's last checkpoint is there."""
-    return (work / name / f"checkpoint-{max(saves)}" / "projector.safetensors").exists()
+    return start
 
 
 def export(pictures: Path, work: Path, log: Log, out: Path, mini_llava: Path) -> None:
@@ -369,13 +346,14 @@ def main() -> None:
     parser.add_argument("--mini-llava", type=Path, help="what mini-llava ships (default: mini-llava beside --out)")
     a, log = parsed(parser)
     given = (a.llava, a.work, log, a.device)
+    start = for_training(a.llava, a.work, a.device)
     parts = {
         "autoencoder": lambda: autoencoder(*given),
         "posteriors": lambda: (a.work / "posteriors.npy").exists() or posteriors(*given),
         "unet": lambda: unet(*given),
         "samples": lambda: (a.work / "samples.png").exists() or samples(*given, a.work / "samples.png"),
-        "projector": lambda: projector(*given),
-        "lora": lambda: lora(*given),
+        "projector": lambda: llava.projector(a.work, log, a.device, start),
+        "lora": lambda: llava.lora(a.work, log, a.device, start),
         "export": lambda: export(a.llava, a.work, log, a.out, a.mini_llava or a.out.resolve().parent / "mini-llava"),
     }
     run(parser, a.part, parts)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -35,18 +36,38 @@ TEMPLATE = (
 )
 CLOSE = 48  # side of a close-up in pixels: one or two objects at the size that they have in a scene
 CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 600, 1700, 200  # CLIP: close-ups, scenes with half of their patches, scenes
-WORD_STEPS = 1000  # of CLIP's second round: scenes, and words contrasted with patches
+WORD_ROUNDS = ((1000, 6e-4), (900, 4e-4))  # steps and rate; scenes, and words contrasted with patches
 FEATURES = -2  # the vision layer that LLaVA reads
 FEWEST = 6  # patches that a thing fills, more or less, when it is small
 SHORT = 16  # words of a short list, at most
-SHORT_STEPS, LONG_STEPS = 1500, 600  # of the language model: what is said once is not said again; then to count
-MIXED_STEPS = 1600  # of its second round: lists of all lengths
-SIMPLE = 2  # things in a scene of the projector's stage, at most
-PROJECTOR_STEPS, PROJECTOR_BATCH, PROJECTOR_RATE = (0, 32, 64, 125, 250, 500, 1000, 2000), 8, 3e-3
-LORA_STEPS, LORA_BATCH, LORA_RATE = (40, 160, 320, 640, 1280, 2560), 16, 1.5e-3
-SAVED_TOO = (1920,)  # to go on from after an interruption; it does not ship
+SHORT_STEPS, LONG_STEPS = 2400, 1200  # of the language model: what is said once is not said again; then to count
+MIXED_STEPS = 2000  # of its second round: lists of all lengths
+SAVED_TOO = (800, 1920)  # of LLaVA's stages, to go on from after an interruption; they do not ship
 WARM = 20
 ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One warm-up and cosine of LLaVA's stages.
+
+    ``saves``: the steps that ship, the last one is the end. ``first``: number of its first visit, so that none comes
+    twice. ``things``: how few and how many a scene has. ``captions_only``: no questions.
+    """
+
+    saves: tuple[int, ...]
+    batch: int
+    rate: float
+    first: int
+    things: tuple[int, int]
+    captions_only: bool = False
+
+
+ROUNDS = {
+    "projector": Round((0, 32, 64, 125, 250, 500, 1000, 2000), 8, 3e-3, 0, (1, 2), captions_only=True),
+    "lora": Round((40, 160, 640, 1280, 2560), 16, 1.5e-3, 16_000, (1, 5)),
+    "lora_last": Round((1600,), 16, 8e-4, 60_000, (2, 5)),
+}
 
 
 def _small(image: np.ndarray, pixels: int) -> np.ndarray:
@@ -85,13 +106,12 @@ def render(work: Path, log: Log, name: str, one, pixels: int, amount: int) -> No
 
 
 class Rendered:
-    """Rendered training pictures with at most ``most`` things, with text that differs at each visit but not between
-    runs."""
+    """Rendered training pictures with so few to so many things; text differs at each visit, not between runs."""
 
-    def __init__(self, work: Path, name: str = "scenes", most: int = 5) -> None:
+    def __init__(self, work: Path, name: str = "scenes", things: tuple[int, int] = (1, 5)) -> None:
         self.images = np.load(work / f"{name}.npy", mmap_mode="r")
         every = json.loads((work / f"{name}.json").read_text())
-        self.numbers = [k for k, nouns in enumerate(every) if len(nouns) <= most]
+        self.numbers = [k for k, nouns in enumerate(every) if things[0] <= len(nouns) <= things[1]]
         self.nouns = [every[k] for k in self.numbers]
 
     def image(self, visit: int) -> np.ndarray:
@@ -295,7 +315,9 @@ def words_to_patches(
         return whole + single, {"captions": round(whole.item(), 3), "words": round(single.item(), 3)}
 
     both = WithWords(model).to(device)
-    train("clip_words", both, batches, loss_of, WORD_STEPS, 6e-4, 0.1, work, log, device)
+    (one, rate), (two, lower) = WORD_ROUNDS
+    train("clip_words", both, batches, loss_of, one, rate, 0.1, work, log, device)
+    train("clip_words_last", both, lambda k: batches(one + k), loss_of, two, lower, 0.1, work, log, device)
 
 
 FILLERS = ("wall", "sky", "stone", "grass", "sand", "coin", "wood", "cloth")
@@ -348,7 +370,7 @@ def llama(entries: int):
     return LlamaForCausalLM(config)
 
 
-def text(work: Path, log: Log, device: str, size: int = 48) -> None:
+def text(work: Path, log: Log, device: str, size: int = 16) -> None:
     """The language model, from text alone: lists of things, then captions, questions and answers about them.
 
     The answer can only be had by looking back at the list, and by counting: some entries are wrong. An entry is one
@@ -396,8 +418,8 @@ def text(work: Path, log: Log, device: str, size: int = 48) -> None:
         return out.loss, {"entries": pieces.shape[1]}
 
     first = SHORT_STEPS + LONG_STEPS
-    train("text_first", model, batches, loss_of, first, 2e-3, 0.05, work, log, device)
-    train("text", model, lambda k: batches(first + k), loss_of, MIXED_STEPS, 2e-3, 0.05, work, log, device)
+    train("text_first", model, batches, loss_of, first, 1.5e-3, 0.05, work, log, device)
+    train("text", model, lambda k: batches(first + k), loss_of, MIXED_STEPS, 1.5e-3, 0.05, work, log, device)
 
 
 def assemble(work: Path, seed: int):
@@ -466,8 +488,10 @@ def scheduled(step: int, steps: int) -> float:
     return step / WARM if step < WARM else 0.5 + 0.5 * math.cos(math.pi * (step - WARM) / (steps - WARM))
 
 
-def stage(name, model, data, work: Path, log: Log, device: str, saves, size: int, rate: float, seed: int) -> None:
-    """One LLaVA stage with transformers' Trainer; ``checkpoint-N`` holds projector and adapter, nothing frozen."""
+def stage(
+    name: str, model, data, work: Path, log: Log, device: str, seed: int, saves: tuple[int, ...] | None = None
+) -> None:
+    """One of ``ROUNDS`` with transformers' Trainer, to its end or to another; only what it trains is saved."""
     from safetensors.torch import load_file, save_file
     from torch.optim.lr_scheduler import LambdaLR
     from torch.utils.data import SequentialSampler
@@ -512,18 +536,17 @@ def stage(name, model, data, work: Path, log: Log, device: str, saves, size: int
 
                 set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
 
-    home, steps = work / name, max(saves)
-    if (home / f"checkpoint-{steps}" / "projector.safetensors").exists():
-        return
+    how, home = ROUNDS[name], work / name
+    saves = saves or how.saves
+    steps = max(saves)
     arguments = TrainingArguments(
-        output_dir=str(home), max_steps=steps, per_device_train_batch_size=size, save_strategy="no", bf16=True,
-        learning_rate=rate, weight_decay=0.0, max_grad_norm=1.0,
+        output_dir=str(home), max_steps=steps, per_device_train_batch_size=how.batch, save_strategy="no", bf16=True,
+        learning_rate=how.rate, weight_decay=0.0, max_grad_norm=1.0,
         adam_beta2=0.98, logging_steps=5, report_to=[], remove_unused_columns=False, seed=seed, disable_tqdm=True,
         use_cpu=device == "cpu", dataloader_pin_memory=device != "cpu",
     )  # fmt: skip
-    first = 0 if name == "projector" else max(PROJECTOR_STEPS) * PROJECTOR_BATCH
     trainer = ChangedOnly(
-        model, arguments, data_collator=data, train_dataset=Visits(first, steps * size), callbacks=[Saver()]
+        model, arguments, data_collator=data, train_dataset=Visits(how.first, steps * how.batch), callbacks=[Saver()]
     )
     if 0 in saves:
         trainer._save(str(home / "checkpoint-0"))
@@ -537,35 +560,58 @@ def freeze_all_but_projector(model: torch.nn.Module) -> None:
         parameter.requires_grad_("multi_modal_projector" in name)
 
 
-def projector(work: Path, log: Log, device: str, seed: int = 2) -> None:
-    """Stage 1: the projector alone, on captions of scenes with one or two things."""
-    model, _ = assemble(work, seed)
-    freeze_all_but_projector(model)
-    data = Dialogues(Rendered(work, most=SIMPLE), load_tokenizer(work), captions_only=True)
-    stage("projector", model, data, work, log, device, PROJECTOR_STEPS, PROJECTOR_BATCH, PROJECTOR_RATE, seed)
-
-
 def with_adapters(model: torch.nn.Module, newest: Path, seed: int) -> torch.nn.Module:
-    """The model with the projector of that file and new adapters on its language model, both free to learn."""
-    from peft import LoraConfig, get_peft_model
+    """The model with that checkpoint's projector and adapters (new ones if it has none), both free to learn."""
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    model.load_state_dict(load_file(newest), strict=False)
+    model.load_state_dict(load_file(newest / "projector.safetensors"), strict=False)
     torch.manual_seed(seed)
     model = get_peft_model(model, LoraConfig(r=12, lora_alpha=24, target_modules=ADAPTED))
+    if (newest / "adapter_model.safetensors").exists():
+        set_peft_model_state_dict(model, load_file(newest / "adapter_model.safetensors"))
     for name, parameter in model.named_parameters():
         if "multi_modal_projector" in name:
             parameter.requires_grad_(True)
     return model
 
 
-def lora(work: Path, log: Log, device: str, seed: int = 3) -> None:
-    """Stage 2: projector and low-rank adapters on every linear layer of the language model, captions and questions."""
-    model, _ = assemble(work, seed)
-    newest = work / "projector" / f"checkpoint-{max(PROJECTOR_STEPS)}" / "projector.safetensors"
-    model = with_adapters(model, newest, seed)
-    data = Dialogues(Rendered(work), load_tokenizer(work), captions_only=False)
-    stage("lora", model, data, work, log, device, LORA_STEPS, LORA_BATCH, LORA_RATE, seed)
+def newest_of(work: Path, name: str) -> Path:
+    """The folder of a round's last checkpoint."""
+    return work / name / f"checkpoint-{max(ROUNDS[name].saves)}"
+
+
+def projector(work: Path, log: Log, device: str, start=None, seed: int = 2) -> None:
+    """Stage 1: the projector alone, on captions of scenes with one or two things.
+
+    ``start(round, seed)``: the untrained model and its batches; mini-llava's unless told.
+    """
+    if newest_of(work, "projector").exists():
+        return
+    model, data = (start or for_training(work))(ROUNDS["projector"], seed)
+    freeze_all_but_projector(model)
+    stage("projector", model, data, work, log, device, seed)
+
+
+def lora(work: Path, log: Log, device: str, start=None, seed: int = 3) -> None:
+    """Stage 2: projector and low-rank adapters on every linear layer of the language model, captions and questions.
+
+    Two rounds, each with warm-up and cosine; the second on scenes with two things or more.
+    """
+    for name, before in (("lora", "projector"), ("lora_last", "lora")):
+        if newest_of(work, name).exists():
+            continue
+        model, data = (start or for_training(work))(ROUNDS[name], seed)
+        model = with_adapters(model, newest_of(work, before), seed)
+        stage(name, model, data, work, log, device, seed)
+
+
+def for_training(work: Path):
+    """What gives mini-llava, with a fresh projector, and the batches of a round."""
+    return lambda how, seed: (
+        assemble(work, seed)[0],
+        Dialogues(Rendered(work, things=how.things), load_tokenizer(work), how.captions_only),
+    )
 
 
 def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -577,14 +623,16 @@ def export_checkpoints(work: Path, out: Path) -> None:
     """OUT/checkpoint-N, in bf16, with N counted over both stages."""
     from safetensors.torch import load_file, save_file
 
-    for name, first, steps in (("projector", 0, PROJECTOR_STEPS), ("lora", max(PROJECTOR_STEPS), LORA_STEPS)):
-        for step in steps:
+    first = 0
+    for name, how in ROUNDS.items():
+        for step in how.saves:
             folder, to = work / name / f"checkpoint-{step}", out / f"checkpoint-{first + step}"
             to.mkdir(exist_ok=True)
             for file in folder.glob("*.safetensors"):
                 save_file(halved(load_file(file)), to / file.name)
             if (folder / "adapter_config.json").exists():
                 (to / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
+        first += max(how.saves)
 
 
 def export(work: Path, log: Log, out: Path) -> None:

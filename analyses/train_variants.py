@@ -13,7 +13,7 @@ are; the implicit captioner still has them. ``empty``: the U-Net sees an empty c
 ``diffusion-empty``: both, so that nothing comes from CLIP. ``t-N``: as ``both``, with noise of timestep N.
 ``llava``: mini-llava. All of them are plain weights of the same model: what is cut off is zero and stays zero.
 
-For the claims of ``compare_claims.py`` train at full length: --variants llava both --steps 2000 2560.
+For the claims of ``compare_claims.py`` train at full length: --variants llava both --steps 2000 2560 1600.
 """
 
 from __future__ import annotations
@@ -66,14 +66,12 @@ def check(variant: str) -> str:
     return variant
 
 
-def untrained(variant: str, a: argparse.Namespace, seed: int, captions_only: bool) -> tuple[Any, Any]:
-    """The variant's model before stage 1, and its batches."""
+def untrained(variant: str, a: argparse.Namespace, how: llava.Round, seed: int) -> tuple[Any, Any]:
+    """The variant's model before a round, and the round's batches."""
     if variant == "llava":
-        model, _ = llava.assemble(a.llava, seed)
-        pictures = llava.Rendered(a.llava, **({"most": llava.SIMPLE} if captions_only else {}))
-        data = llava.Dialogues(pictures, llava.load_tokenizer(a.llava), captions_only)
+        model, data = llava.for_training(a.llava)(how, seed)
     else:
-        model, data = difflmm.for_training(a.llava, a.difflmm, seed, a.device, captions_only)
+        model, data = difflmm.for_training(a.llava, a.difflmm, a.device)(how, seed)
         take_away(model, variant, a.llava)
     return model, Shifted(data, seed)
 
@@ -134,19 +132,17 @@ def train(variant: str, seed: int, a: argparse.Namespace) -> Path:
         return out
     work = a.out / "work" / f"{variant}-{seed}"
     work.mkdir(parents=True, exist_ok=True)
-    log, (one, two) = Log(work / "log.jsonl"), a.steps
-    model, data = untrained(variant, a, seed, captions_only=True)
-    llava.freeze_all_but_projector(model)
-    hold(model)
-    how = (one,), llava.PROJECTOR_BATCH, llava.PROJECTOR_RATE
-    llava.stage("projector", model, data, work, log, a.device, *how, seed)
-    newest = work / "projector" / f"checkpoint-{one}" / "projector.safetensors"
-    model, data = untrained(variant, a, seed, captions_only=False)
-    model = llava.with_adapters(model, newest, seed)
-    hold(model)
-    how = (two,), llava.LORA_BATCH, llava.LORA_RATE
-    llava.stage("lora", model, data, work, log, a.device, *how, seed)
-    save(variant, model, work / "lora" / f"checkpoint-{two}", out, a)
+    log, newest = Log(work / "log.jsonl"), None
+    for name, steps in zip(llava.ROUNDS, a.steps, strict=False):
+        model, data = untrained(variant, a, llava.ROUNDS[name], seed)
+        if newest:
+            model = llava.with_adapters(model, newest, seed)
+        else:
+            llava.freeze_all_but_projector(model)
+        hold(model)
+        llava.stage(name, model, data, work, log, a.device, seed, (steps,))
+        newest = work / name / f"checkpoint-{steps}"
+    save(variant, model, newest, out, a)
     return out
 
 
@@ -246,12 +242,14 @@ def main() -> None:
     parser.add_argument("--mini-llava", type=Path, default=Path("data/mini-llava"), help="for llava's processor")
     parser.add_argument("--variants", nargs="+", type=check, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4])
-    parser.add_argument("--steps", nargs=2, type=int, default=[480, 240], metavar=("ONE", "TWO"), help="of the stages")
+    parser.add_argument("--steps", nargs="+", type=int, default=[480, 240], help="of each round of LLaVA's stages")
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/variants"))
     a = parser.parse_args()
+    if not 2 <= len(a.steps) <= len(llava.ROUNDS):
+        parser.error(f"--steps takes 2 to {len(llava.ROUNDS)} numbers, one for each of {list(llava.ROUNDS)}")
     a.out.mkdir(parents=True, exist_ok=True)
     measured = {}
     for seed in a.seeds:

@@ -52,7 +52,7 @@ def gcg(made: Segmentation, image_id: str) -> dict[str, Any]:
 
 
 def _prompted(made: Segmentation) -> np.ndarray:
-    return np.ones(len(made.phrases), bool) if made.boxes is None else np.isfinite(made.boxes).all(1)
+    return np.ones(len(made.phrases), bool) if made.boxes is None else np.asarray(np.isfinite(made.boxes).all(-1))
 
 
 def _rle(mask: np.ndarray) -> dict[str, Any]:

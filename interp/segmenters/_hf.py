@@ -153,7 +153,9 @@ def alike(prompts: Prompts) -> list[list[int]]:
     Mask logits alone are a prompt where neither points nor boxes are given at all.
     """
     points = np.isfinite(prompts.points).all(-1).sum(1)
-    boxes = np.zeros(len(points), bool) if prompts.boxes is None else np.isfinite(prompts.boxes).all(-1)
+    boxes = np.zeros(len(points), bool)
+    if prompts.boxes is not None:
+        boxes[:] = np.isfinite(prompts.boxes).all(-1)
     alone = prompts.logits is not None and prompts.boxes is None and prompts.points.shape[1] == 0
     groups: dict[tuple[int, bool], list[int]] = {}
     for i, key in enumerate(zip(points.tolist(), boxes.tolist(), strict=True)):

@@ -32,7 +32,7 @@ def parts_at(
     from scipy.ndimage import label
 
     kept = masks.copy()
-    for i in np.flatnonzero(np.isfinite(points).all(-1).any(1)):
+    for i in np.flatnonzero(np.isfinite(points).all(-1).any(-1)):
         x, y = points[i][np.isfinite(points[i]).all(1)].astype(int).T
         named = label(masks[i], np.ones((3, 3)))[0]  # pyright: ignore[reportIndexIssue]
         kept[i] = np.isin(named, named[y, x][named[y, x] > 0])

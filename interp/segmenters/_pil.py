@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_backends import PilBackend
-from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.image_utils import PILImageResampling
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
 class Sam2ImageProcessorPil(PilBackend):
@@ -32,7 +33,7 @@ class Sam2ImageProcessorPil(PilBackend):
         """The images' pixels in the square, and their sizes before."""
         if segmentation_maps is not None:
             raise ValueError("segmentation maps need torchvision; here are images alone")
-        pictures = images if isinstance(images, list | tuple) else [images]
+        pictures: Any = images if isinstance(images, list | tuple) else [images]
         made = super().preprocess(pictures, **kwargs)
         made["original_sizes"] = [
             [*self.process_image(picture, do_convert_rgb=True).shape[-2:]] for picture in pictures

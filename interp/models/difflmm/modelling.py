@@ -91,7 +91,7 @@ class DiffLMMPreTrainedModel(LlavaPreTrainedModel):
     @classmethod
     def _from_shared(cls, folder: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
         """What ``from_pretrained`` gives, from the folder's own weights and those that lie elsewhere."""
-        config = config or cls.config_class.from_pretrained(folder)
+        config = config or DiffLMMConfig.from_pretrained(folder)
         loaded = super().from_pretrained(None, *args, config=config, state_dict=weights(folder), **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.config.name_or_path = model.name_or_path = str(folder)
