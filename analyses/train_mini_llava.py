@@ -40,8 +40,8 @@ WORD_ROUNDS = ((1000, 6e-4), (900, 4e-4))  # steps and rate; scenes, and words c
 FEATURES = -2  # the vision layer that LLaVA reads
 FEWEST = 6  # patches that a thing fills, more or less, when it is small
 SHORT = 16  # words of a short list, at most
-SHORT_STEPS, LONG_STEPS = 2400, 1200  # of the language model: what is said once is not said again; then to count
-MIXED_STEPS = 2000  # of its second round: lists of all lengths
+SHORT_STEPS, LONG_STEPS = 1500, 600  # of the language model: what is said once is not said again; then to count
+MIXED_STEPS = 1600  # of its second round: lists of all lengths
 SAVED_TOO = (800, 1920)  # of LLaVA's stages, to go on from after an interruption; they do not ship
 WARM = 20
 ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -370,7 +370,7 @@ def llama(entries: int):
     return LlamaForCausalLM(config)
 
 
-def text(work: Path, log: Log, device: str, size: int = 16) -> None:
+def text(work: Path, log: Log, device: str, size: int = 48) -> None:
     """The language model, from text alone: lists of things, then captions, questions and answers about them.
 
     The answer can only be had by looking back at the list, and by counting: some entries are wrong. An entry is one
@@ -418,8 +418,8 @@ def text(work: Path, log: Log, device: str, size: int = 16) -> None:
         return out.loss, {"entries": pieces.shape[1]}
 
     first = SHORT_STEPS + LONG_STEPS
-    train("text_first", model, batches, loss_of, first, 1.5e-3, 0.05, work, log, device)
-    train("text", model, lambda k: batches(first + k), loss_of, MIXED_STEPS, 1.5e-3, 0.05, work, log, device)
+    train("text_first", model, batches, loss_of, first, 2e-3, 0.05, work, log, device)
+    train("text", model, lambda k: batches(first + k), loss_of, MIXED_STEPS, 2e-3, 0.05, work, log, device)
 
 
 def assemble(work: Path, seed: int):
