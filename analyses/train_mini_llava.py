@@ -539,6 +539,8 @@ def stage(
     how, home = ROUNDS[name], work / name
     saves = saves or how.saves
     steps = max(saves)
+    if (home / f"checkpoint-{steps}" / "projector.safetensors").exists():
+        return
     arguments = TrainingArguments(
         output_dir=str(home), max_steps=steps, per_device_train_batch_size=how.batch, save_strategy="no", bf16=True,
         learning_rate=how.rate, weight_decay=0.0, max_grad_norm=1.0,
@@ -586,8 +588,6 @@ def projector(work: Path, log: Log, device: str, start=None, seed: int = 2) -> N
 
     ``start(round, seed)``: the untrained model and its batches; mini-llava's unless told.
     """
-    if newest_of(work, "projector").exists():
-        return
     model, data = (start or for_training(work))(ROUNDS["projector"], seed)
     freeze_all_but_projector(model)
     stage("projector", model, data, work, log, device, seed)
@@ -599,8 +599,6 @@ def lora(work: Path, log: Log, device: str, start=None, seed: int = 3) -> None:
     Two rounds, each with warm-up and cosine; the second on scenes with two things or more.
     """
     for name, before in (("lora", "projector"), ("lora_last", "lora")):
-        if newest_of(work, name).exists():
-            continue
         model, data = (start or for_training(work))(ROUNDS[name], seed)
         model = with_adapters(model, newest_of(work, before), seed)
         stage(name, model, data, work, log, device, seed)
