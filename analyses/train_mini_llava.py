@@ -35,8 +35,7 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 CLOSE = 48  # side of a close-up in pixels: one or two objects at the size that they have in a scene
-CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 600, 1700, 200  # CLIP: close-ups, scenes with half of their patches, scenes
-WORD_ROUNDS = ((1000, 6e-4), (900, 4e-4))  # steps and rate; scenes, and words contrasted with patches
+CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 600, 2200, 300  # CLIP: close-ups, scenes with half of their patches, scenes
 FEATURES = -2  # the vision layer that LLaVA reads
 FEWEST = 6  # patches that a thing fills, more or less, when it is small
 SHORT = 16  # words of a short list, at most
@@ -210,73 +209,39 @@ def placed(close_ups: torch.Tensor, random: torch.Generator) -> tuple[torch.Tens
     return pixels, (rows[:, :, None] * GRID + columns[:, None]).flatten(1)
 
 
-def clip(work: Path, log: Log, device: str) -> None:
-    """The contrastive model, from pictures and captions alone: close-ups first, scenes then, single words at last.
+class Contrasts(torch.nn.Module):
+    """A CLIPModel and what compares its patches with single words; only the CLIPModel is kept."""
 
-    Close-ups have 36 patches instead of 144, and every noun as often as every other in each batch. Half of a scene's
-    patches are left out in the middle part, which halves their cost (FLIP, arXiv 2212.00794).
-    """
-    fast = load_tokenizer(work)
-    torch.manual_seed(0)
-    model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>")).to(device)
-    close, whole, kept = Rendered(work, "close_ups"), Rendered(work), {}
-    each, size = 2 * len(scenes.nouns()), 128
-
-    def keep(_module, _arguments, hidden):
-        if kept["patches"] is None:
-            return hidden
-        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-        return torch.cat([hidden[:, :1], hidden[rows, kept["patches"] + 1]], 1)
-
-    def loss_of(batch):
-        kept["patches"] = batch.pop("patches", None)
-        logits = model(**batch).logits_per_image.float()
-        target = torch.arange(len(logits), device=device)
-        loss = torch.nn.functional.cross_entropy
-        right = (logits.argmax(1) == target).float().mean().item()
-        return (loss(logits, target) + loss(logits.T, target)) / 2, {"right": round(right, 3)}
-
-    def batches(step: int) -> dict[str, torch.Tensor]:
-        random = torch.Generator().manual_seed(step)
-        if step < CLOSE_STEPS:
-            batch = captioned(close, fast, range(step * each, (step + 1) * each))
-            batch["pixel_values"], batch["patches"] = placed(batch["pixel_values"], random)
-            return batch
-        batch = captioned(whole, fast, range(step * size, (step + 1) * size))
-        if step < CLOSE_STEPS + HALVED_STEPS:
-            batch["patches"] = torch.rand(size, GRID**2, generator=random).argsort(1)[:, : GRID**2 // 2]
-        return batch
-
-    handle = model.vision_model.embeddings.register_forward_hook(keep)
-    steps = CLOSE_STEPS + HALVED_STEPS + WHOLE_STEPS
-    train("clip_first", model, batches, loss_of, steps, 1.2e-3, 0.1, work, log, device)
-    handle.remove()
-    words_to_patches(model, whole, fast, steps * size, work, log, device)
-    torch.save({"model": model.state_dict()}, work / "clip.pt")
-
-
-class WithWords(torch.nn.Module):
-    """CLIP and what compares its patches with single words; only CLIP is kept."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, words) -> None:
         super().__init__()
-        self.clip = model
+        self.clip, self.words = model, words
         self.patches = torch.nn.Sequential(torch.nn.LayerNorm(192), torch.nn.Linear(192, 192))
         self.scale = torch.nn.Parameter(torch.tensor(14.0).log())
 
-    def forward(self, pixel_values, input_ids, attention_mask):
+    def forward(self, pixel_values, input_ids, attention_mask, patches=None):
         """Cosines times scale: Float[images captions], and Float[images words] of each word's ``FEWEST`` best patches.
 
-        The first texts are the images' captions, the others are words.
+        ``patches`` (Int[images kept]): the only ones that are looked at.
         """
-        seen = self.clip.vision_model(pixel_values=pixel_values, output_hidden_states=True)
-        read = self.clip.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         direction = lambda x: torch.nn.functional.normalize(x.float(), dim=-1)  # noqa: E731
-        texts = direction(self.clip.text_projection(read))
-        images = direction(self.clip.visual_projection(seen.pooler_output))
-        patches = direction(self.patches(seen.hidden_states[FEATURES][:, 1:]))
-        to_words = (patches @ texts[len(images) :].T).topk(FEWEST, 1).values.mean(1)
-        return images @ texts[: len(images)].T * self.clip.logit_scale.exp(), to_words * self.scale.exp()
+        read = lambda ids, mask: direction(  # noqa: E731
+            self.clip.text_projection(self.clip.text_model(input_ids=ids, attention_mask=mask).pooler_output)
+        )
+
+        def keep(_module, _arguments, hidden):
+            rows = torch.arange(len(hidden), device=hidden.device)[:, None]
+            return torch.cat([hidden[:, :1], hidden[rows, patches + 1]], 1)
+
+        handle = patches is not None and self.clip.vision_model.embeddings.register_forward_hook(keep)
+        seen = self.clip.vision_model(pixel_values=pixel_values, output_hidden_states=True)
+        if handle:
+            handle.remove()
+        words = {key: ids.to(input_ids.device) for key, ids in self.words.items()}
+        captions = direction(self.clip.visual_projection(seen.pooler_output)) @ read(input_ids, attention_mask).T
+        single = direction(self.patches(seen.hidden_states[FEATURES][:, 1:]))
+        single = single @ read(words["input_ids"], words["attention_mask"]).T
+        fewest = FEWEST // 2 if single.shape[1] == GRID**2 // 2 else FEWEST
+        return captions * self.clip.logit_scale.exp(), single.topk(fewest, 1).values.mean(1) * self.scale.exp()
 
 
 def contrast(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -285,24 +250,31 @@ def contrast(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.softplus(wrong - scores)[right].mean()
 
 
-def words_to_patches(
-    model, data: Rendered, fast, first: int, work: Path, log: Log, device: str, size: int = 64
-) -> None:
-    """CLIP's second round: beside captions and images, the captions' nouns and the images' patches.
+def clip(work: Path, log: Log, device: str, size: int = 64) -> None:
+    """The contrastive model, from pictures and captions alone: close-ups first, scenes then.
 
-    A word is contrasted, by its best patches, with the words that the caption lacks and with the images whose captions
-    lack it (after FILIP, arXiv 2111.07783, whose units are all tokens). Captions tell what is there, never where.
+    Captions are contrasted with images, as ever; and their nouns with patches: a noun, by its best patches, with the
+    nouns that the caption lacks and with the images whose captions lack it (after FILIP, arXiv 2111.07783, whose units
+    are all tokens). Captions tell what is there, never where. Close-ups have 36 patches instead of 144, and every noun
+    as often as every other in each batch. Half of a scene's patches are left out in the middle part, which halves
+    their cost (FLIP, arXiv 2212.00794).
     """
-    nouns = list(scenes.nouns())
+    fast, nouns = load_tokenizer(work), list(scenes.nouns())
     words = fast([f"a {noun}<eot>" for noun in nouns], return_tensors="pt", padding=True, padding_side="right")
-    torch.manual_seed(5)
+    torch.manual_seed(0)
+    model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>"))
+    both = Contrasts(model, {key: words[key] for key in ("input_ids", "attention_mask")}).to(device)
+    close, whole, each = Rendered(work, "close_ups"), Rendered(work), 2 * len(nouns)
 
     def batches(step: int) -> dict[str, torch.Tensor]:
-        visits = range(first + step * size, first + (step + 1) * size)
+        random = torch.Generator().manual_seed(step)
+        data, amount = (close, each) if step < CLOSE_STEPS else (whole, size)
+        visits = range(step * amount, (step + 1) * amount)
         batch = captioned(data, fast, visits)
-        for key, filler in (("input_ids", fast.pad_token_id), ("attention_mask", 0)):
-            rows = [*batch[key], *words[key]]
-            batch[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=filler)
+        if data is close:
+            batch["pixel_values"], batch["patches"] = placed(batch["pixel_values"], random)
+        elif step < CLOSE_STEPS + HALVED_STEPS:
+            batch["patches"] = torch.rand(amount, GRID**2, generator=random).argsort(1)[:, : GRID**2 // 2]
         named = [data.nouns[visit % len(data.nouns)] for visit in visits]
         return {**batch, "right": torch.tensor([[noun in those for noun in nouns] for those in named])}
 
@@ -314,10 +286,8 @@ def words_to_patches(
         single = (contrast(of_words, right) + contrast(of_words.T, right.T)) / 2
         return whole + single, {"captions": round(whole.item(), 3), "words": round(single.item(), 3)}
 
-    both = WithWords(model).to(device)
-    (one, rate), (two, lower) = WORD_ROUNDS
-    train("clip_words", both, batches, loss_of, one, rate, 0.1, work, log, device)
-    train("clip_words_last", both, lambda k: batches(one + k), loss_of, two, lower, 0.1, work, log, device)
+    train("clip_state", both, batches, loss_of, CLOSE_STEPS + HALVED_STEPS + WHOLE_STEPS, 1e-3, 0.1, work, log, device)
+    torch.save({"model": model.state_dict()}, work / "clip.pt")
 
 
 FILLERS = ("wall", "sky", "stone", "grass", "sand", "coin", "wood", "cloth")
