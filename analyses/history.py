@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
-    """Naming and pointing over training steps (symlog), stages apart."""
+    """Naming and pointing, checkpoint by checkpoint."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -120,18 +120,19 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     import seaborn as sns
 
     sns.set_theme(style="whitegrid", palette="colorblind")
-    figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
-    axes.plot(frame.step, frame.noun_recall, "o-", label="noun recall of generated captions")
+    figure, axes = plt.subplots(figsize=(7.5, 4.2), constrained_layout=True)
+    place = np.arange(len(frame))  # stages begin densely: side by side, each step can be read
+    axes.plot(place, frame.noun_recall, "o-", label="noun recall of generated captions")
     for query, style in (("predicting", "s-"), ("self", "^:")):
         name = f"reference_{query}"
-        axes.plot(frame.step, frame[f"{name}_pointing"], style, label=f"pointing, {query} rows, mean of all heads")
-        axes.fill_between(frame.step, frame[f"{name}_low"], frame[f"{name}_high"], alpha=0.2)
-    axes.plot(frame.step, frame.reference_predicting_chance, "k--", label="area-matched chance of pointing")
-    switch = frame.step[frame.trained == "projector"].max()
+        (line,) = axes.plot(place, frame[f"{name}_pointing"], style, label=f"pointing, {query} rows, mean of all heads")
+        axes.fill_between(place, frame[f"{name}_low"], frame[f"{name}_high"], alpha=0.2, color=line.get_color())
+    axes.plot(place, frame.reference_predicting_chance, "k--", label="area-matched chance of pointing")
+    switch = (frame.trained == "projector").sum() - 0.5
     axes.axvline(switch, color="grey", lw=1)
     axes.text(switch, 1.01, "projector | + LoRA", ha="center", va="bottom", fontsize=9)
-    axes.set(xlabel="training step", ylabel="share (0..1)", ylim=(0, 1))
-    axes.set_xscale("symlog", linthresh=10)
+    axes.set(xlabel="training step (checkpoints side by side)", ylabel="share (0..1)", ylim=(0, 1))
+    axes.set_xticks(place, frame.step, rotation=45)
     axes.legend(fontsize=8, loc="upper left")
     figure.savefig(path, dpi=150)
 

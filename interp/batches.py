@@ -53,8 +53,8 @@ class Maps:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch that has been scored. ``phrases``: sample_id, text, root and area of each; ``losses``: sample id -> mean
-    -log p of its answer's tokens, in nats."""
+    """A batch that has been scored. ``phrases``: sample_id, text, root, tokens and area of each; ``losses``: sample id
+    -> mean -log p of its answer's tokens, in nats."""
 
     phrases: list[dict[str, Any]]
     skipped: list[Skip]
@@ -177,6 +177,7 @@ def _prepare(
             "sample_id": sample.id,
             "text": result.phrases[i].text,
             "root": result.phrases[i].root,
+            "tokens": len(result.phrases[i].tokens),
             "area": float(mask.mean()),
         }
         for i, mask in matched

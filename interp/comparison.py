@@ -117,7 +117,7 @@ def _phrases(both: Sequence[Measured], names: Sequence[str], keys: pd.MultiIndex
             table = table.assign(occurrence=table.groupby(["metric", "heads", "sample_id", "word"]).cumcount())
             inside = pd.MultiIndex.from_frame(table.loc[:, KEY]).isin(keys)
             frames.append(table[inside].assign(model=m.name, normalise=normalise, query=query))
-    columns = ["model", "normalise", "query", *KEY, "phrase", "root", "area", "half", "metric", "heads"]
+    columns = ["model", "normalise", "query", *KEY, "phrase", "root", "tokens", "area", "half", "metric", "heads"]
     return pd.concat(frames, ignore_index=True).loc[:, [*columns, "value", "null", "chance"]]
 
 

@@ -200,9 +200,7 @@ def _finish(
         scores=scores,
         heads=heads,
         reductions=summary.summarise_reductions(reduced, names, plan.seed),
-        phrases=summary.phrase_frame(
-            reduced, names, [p["root"] for p in phrases], [p["area"] for p in phrases], plan.seed
-        ),
+        phrases=summary.phrase_frame(reduced, names, phrases, plan.seed),
         localization=localization,
         agreement=summary.agreement(heads, localization, higher),
         skipped=skipped,

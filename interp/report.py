@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from interp.intervals import bootstrap
 from interp.storage import Run, write_bytes
 
 LEVEL = 0.05
@@ -27,7 +28,7 @@ REDUCTIONS = {
 
 def ranking_page(run: Run) -> Path:
     """The path of the written report of a ranking."""
-    tables = {name: run.read_table(name) for name in ("heads", "reductions", "localization", "agreement")}
+    tables = {name: run.read_table(name) for name in ("heads", "reductions", "phrases", "localization", "agreement")}
     main = run.manifest["about"]["headline"]
     names = sorted(run.manifest["about"]["metrics"], key=lambda name: name != main)
     page = _template("ranking").render(
@@ -39,6 +40,7 @@ def ranking_page(run: Run) -> Path:
         sections=[_section(run, tables, name) for name in names],
         gallery=_picture(run, "gallery"),
         mask_free=_mask_free(tables, main),
+        lengths=_lengths(tables, main, run.manifest["seed"]),
         skipped=_skipped(run),
     )
     return _write(run, page)
@@ -158,6 +160,25 @@ def _mask_free(tables: dict[str, pd.DataFrame], main: str) -> list[dict[str, str
                 "mean": number(there["mean"]),
             }
         )
+    return rows
+
+
+def _lengths(tables: dict[str, pd.DataFrame], main: str, seed: int) -> list[dict[str, str]]:
+    """Each reduction on words of one token and on words of several; nothing if there is but one kind."""
+    table = tables["phrases"].query("metric == @main")
+    table = table.assign(several=table["tokens"] > 1)
+    if table["several"].nunique() < 2:
+        return []
+    rows = []
+    for heads, part in table.groupby("heads", sort=False):
+        row = {"name": REDUCTIONS[str(heads)]}
+        for several, name in ((False, "one"), (True, "several")):
+            words = part.loc[part["several"] == several]
+            interval = bootstrap(words["value"].to_numpy(), words["sample_id"].tolist(), seed=seed)
+            row[name] = number(words["value"].mean())
+            row[f"{name}_interval"] = f"{number(float(interval.low))} to {number(float(interval.high))}"
+            row[f"{name}_n"] = str(int(words["value"].notna().sum()))
+        rows.append(row)
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -104,18 +105,17 @@ def tau(a: Float[np.ndarray, " head"], b: Float[np.ndarray, " head"]) -> float:
 
 
 def phrase_frame(
-    scores: Mapping[str, HeadScores], names: Sequence[str], roots: Sequence[str], areas: Sequence[float], seed: int
+    scores: Mapping[str, HeadScores], names: Sequence[str], about: Sequence[Mapping[str, Any]], seed: int
 ) -> pd.DataFrame:
-    """One row per phrase, metric and reduction: ``sample_id, phrase, root, area, half, metric, heads, value, null,
-    chance``. ``area`` is the mask's share of the image, ``half`` is a or b."""
+    """One row per phrase, metric and reduction: ``sample_id, phrase, root, tokens, area, half, metric, heads, value,
+    null, chance``. ``tokens``: how many the root word has; ``area``: the mask's share of the image; ``half``: a or b."""
     frames = []
     for name, score in scores.items():
         n, _, count = score.values.shape
         columns = {
             "sample_id": score.sample_ids,
             "phrase": score.phrases,
-            "root": roots,
-            "area": areas,
+            **{key: [phrase[key] for phrase in about] for key in ("root", "tokens", "area")},
             "half": ["ab"[half(seed, i)] for i in score.sample_ids],
         }
         frame = pd.DataFrame(columns).loc[lambda f, count=count: f.index.repeat(count)].reset_index(drop=True)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -367,3 +368,23 @@ def test_images_of_different_grids_in_one_batch_keep_their_order(monkeypatch):
     undefined = np.isnan(ranking.scores["nss"].values).all((1, 2))  # a mask that covers no wide patch by half
     assert (np.isnan(top) == undefined).all()
     assert undefined.mean() < 0.2
+
+
+def test_words_of_several_tokens_do_not_flatter_a_head_unseen():
+    """Rows of a word's later tokens have read its beginning: the report tells both kinds of words apart."""
+    from interp import report
+
+    table = pd.DataFrame(
+        {
+            "sample_id": ["a", "a", "b", "b", "c"],
+            "metric": ["pointing_game"] * 4 + ["nss"],
+            "heads": "paper",
+            "tokens": [1, 3, 1, 2, 1],
+            "value": [0.25, 1.0, 0.75, 0.5, 9.0],
+        }
+    )
+    (row,) = report._lengths({"phrases": table}, "pointing_game", 0)
+    assert (row["one"], row["one_n"], row["several"], row["several_n"]) == ("0.500", "2", "0.750", "2")
+    assert row["one_interval"] == "0.250 to 0.750"
+    alike = table.assign(tokens=1)
+    assert report._lengths({"phrases": alike}, "pointing_game", 0) == []
