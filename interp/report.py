@@ -167,7 +167,7 @@ def _lengths(tables: dict[str, pd.DataFrame], main: str, seed: int) -> list[dict
     """Each reduction on words of one token and on words of several; nothing if there is but one kind."""
     table = tables["phrases"].query("metric == @main")
     table = table.assign(several=table["tokens"] > 1)
-    if table["several"].nunique() < 2:
+    if len(set(table["several"])) < 2:
         return []
     rows = []
     for heads, part in table.groupby("heads", sort=False):

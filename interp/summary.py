@@ -108,7 +108,7 @@ def phrase_frame(
     scores: Mapping[str, HeadScores], names: Sequence[str], about: Sequence[Mapping[str, Any]], seed: int
 ) -> pd.DataFrame:
     """One row per phrase, metric and reduction: ``sample_id, phrase, root, tokens, area, half, metric, heads, value,
-    null, chance``. ``tokens``: how many the root word has; ``area``: the mask's share of the image; ``half``: a or b."""
+    null, chance``. ``tokens``: how many the root word has; ``area``: the mask's share of the image; ``half``: a, b."""
     frames = []
     for name, score in scores.items():
         n, _, count = score.values.shape
