@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
@@ -209,6 +211,23 @@ def placed(close_ups: torch.Tensor, random: torch.Generator) -> tuple[torch.Tens
     return pixels, (rows[:, :, None] * GRID + columns[:, None]).flatten(1)
 
 
+@contextmanager
+def only(patches: torch.Tensor | None, embeddings: torch.nn.Module) -> Iterator[None]:
+    """Inside, CLIP's vision layers see its class token and these patches (Int[images kept]) alone; None: all."""
+
+    def keep(_module, _arguments, hidden):
+        if patches is None:
+            return hidden
+        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
+        return torch.cat([hidden[:, :1], hidden[rows, patches + 1]], 1)
+
+    handle = embeddings.register_forward_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 class Contrasts(torch.nn.Module):
     """A CLIPModel and what compares its patches with single words; only the CLIPModel is kept."""
 
@@ -221,21 +240,14 @@ class Contrasts(torch.nn.Module):
     def forward(self, pixel_values, input_ids, attention_mask, patches=None):
         """Cosines times scale: Float[images captions], and Float[images words] of each word's ``FEWEST`` best patches.
 
-        ``patches`` (Int[images kept]): the only ones that are looked at.
+        ``patches`` (Int[images kept]): those looked at, or all; of half of them, half as many count.
         """
         direction = lambda x: torch.nn.functional.normalize(x.float(), dim=-1)  # noqa: E731
         read = lambda ids, mask: direction(  # noqa: E731
             self.clip.text_projection(self.clip.text_model(input_ids=ids, attention_mask=mask).pooler_output)
         )
-
-        def keep(_module, _arguments, hidden):
-            rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-            return torch.cat([hidden[:, :1], hidden[rows, patches + 1]], 1)
-
-        handle = patches is not None and self.clip.vision_model.embeddings.register_forward_hook(keep)
-        seen = self.clip.vision_model(pixel_values=pixel_values, output_hidden_states=True)
-        if handle:
-            handle.remove()
+        with only(patches, self.clip.vision_model.embeddings):
+            seen = self.clip.vision_model(pixel_values=pixel_values, output_hidden_states=True)
         words = {key: ids.to(input_ids.device) for key, ids in self.words.items()}
         captions = direction(self.clip.visual_projection(seen.pooler_output)) @ read(input_ids, attention_mask).T
         single = direction(self.patches(seen.hidden_states[FEATURES][:, 1:]))

@@ -174,9 +174,9 @@ def _lengths(tables: dict[str, pd.DataFrame], main: str, seed: int) -> list[dict
         row = {"name": REDUCTIONS[str(heads)]}
         for several, name in ((False, "one"), (True, "several")):
             words = part.loc[part["several"] == several]
-            interval = bootstrap(words["value"].to_numpy(), words["sample_id"].tolist(), seed=seed)
+            ends = bootstrap(words["value"].to_numpy(), words["sample_id"].tolist(), seed=seed)
             row[name] = number(words["value"].mean())
-            row[f"{name}_interval"] = f"{number(float(interval.low))} to {number(float(interval.high))}"
+            row[f"{name}_interval"] = _interval({"low": float(ends.low), "high": float(ends.high)})
             row[f"{name}_n"] = str(int(words["value"].notna().sum()))
         rows.append(row)
     return rows
