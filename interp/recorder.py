@@ -8,21 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import Cache
 
 from interp.positions import check_batch, joined, positions
-from interp.rows import kernel_rows
-
-# What a kernel is handed but does not use; every other kernel uses all of it.
-_UNUSED = {"sdpa": {"sliding_window", "s_aux"}, "eager": {"sliding_window"}}
-
+from interp.watching import Call, Hidden, Watcher
 
 _ROWS_AT_ONCE = 2**20
 """Scores (fp32 numbers) of one layer that are worked on at a time."""
-
-
-class NoAttentionInterface(TypeError):
-    """The model's attention cannot be seen: it does not use transformers' attention interface."""
 
 
 class NotRecorded(RuntimeError):
@@ -40,7 +31,7 @@ class _Plan(NamedTuple):
     absent: Tensor | None  # bool [sample column] -1
 
 
-class Recorder:
+class Recorder(Watcher):
     """What ``record`` gives. ``layers`` are the layer numbers along the layer axis of ``attention``."""
 
     def __init__(self, modules: dict[int, nn.Module], queries: Any, keys: Any = None, mean: Any = None) -> None:
@@ -56,7 +47,6 @@ class Recorder:
         self._kept, self._averaged = kept.shape[1], averaged.shape[1]
         self._queries = kept if mean is None else joined(kept, averaged)
         self._keys = None if keys is None else positions(keys, "keys")
-        self._starts: dict[nn.Module, tuple[int, Cache | None]] = {}
         self._plans: dict[tuple[Any, ...], _Plan] = {}
         self._passes = [0] * len(modules)
         self._done = torch.zeros(len(modules), *self._queries.shape, dtype=torch.bool)
@@ -115,49 +105,22 @@ class Recorder:
     def _begun(self) -> bool:
         return self._rows.ndim == 5
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Notes where a forward pass of ``module`` begins, before the layer adds its keys to the cache."""
-        cache = next((x for x in (*args, *kwargs.values()) if isinstance(x, Cache)), None)
-        start = 0 if cache is None else int(cache.get_seq_length(getattr(module, "layer_idx", 0)))
-        self._starts[module] = (start, cache)
-
-    def see(self, module: nn.Module, kernel: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Records the asked rows from the arguments that ``module`` gave to its kernel."""
-        names = ("query", "key", "value", "attention_mask")
-        query, key, _, mask = (*args, *(options[name] for name in names[len(args) :]))[:4]
-        if options.get("cache") is not None:
-            raise NoAttentionInterface("attention over a paged cache (continuous batching) cannot be recorded")
+    def see(self, module: nn.Module, call: Call, hidden: Hidden, output: Tensor) -> None:
+        """Records the asked rows of the call, without the edges that are knocked out."""
+        query, key, start, first_key = call.query, call.key, call.start, call.first_key
         n_queries, n_keys = query.shape[2], key.shape[2]
-        start = self._start(module, n_queries, n_keys)
         end = start + n_queries
-        # A cache holds every key from position 0 (and perhaps room for more), or a window of them that ends here.
-        first_key = max(end - n_keys, 0)
         plan = self._plan((start, n_queries, first_key, n_keys), query.device)
         self._length = max(self._length, end)
         if plan.slots.numel() == 0 and self._begun:
             return
-        options = {name: x for name, x in options.items() if name not in _UNUSED.get(kernel, ())}
-        causal = options.get("is_causal")
-        causal = getattr(module, "is_causal", True) if causal is None else causal
-        # Eager kernels are causal by their mask alone.
-        causal = bool(causal) and kernel != "eager"
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(query.device.type, enabled=False):
             check_batch(self._queries, query.shape[0], "queries")
             check_batch(self._keys, query.shape[0], "keys")
             key = key.float()
             for part in self._parts(plan, query.shape[0] * query.shape[1] * n_keys):
-                rows = kernel_rows(part.rows, query, key, mask, (start, first_key), causal, options)
+                rows = call.rows(part.rows, key, hidden)
                 self._store(self._axis[module], part, self._cut(rows, part, first_key, end))
-
-    def _start(self, module: nn.Module, n_queries: int, n_keys: int) -> int:
-        """Absolute position of this pass's first query."""
-        start, cache = self._starts.pop(module, (0, None))
-        if cache is None:
-            return max(n_keys - n_queries, 0)
-        if start == 0:
-            # A layer that borrows another's keys has none in the cache; the first layer's hold this pass by now.
-            return max(int(cache.get_seq_length()) - n_queries, 0)
-        return start
 
     def _plan(self, span: tuple[int, int, int, int], device: torch.device) -> _Plan:
         """The plan for a pass of (first query, queries, first key, keys); made once for all layers of a device."""

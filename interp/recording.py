@@ -1,24 +1,15 @@
-"""Record chosen attention rows of a Hugging Face model while its own kernel computes the output.
-
-Every attention module of transformers asks ``AttentionInterface.get_interface`` for its kernel at each forward pass.
-While a recorder is active that lookup gives the very same kernel followed by one look at its arguments; the model's
-configuration, its masks and its kernel (sdpa, flash, flex, eager, or one of your own) stay as they are.
-"""
+"""Record chosen attention rows of a Hugging Face model while its own kernel computes the output (`interp.watching`)."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
-import re
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from torch import nn
-from transformers import AttentionInterface, PreTrainedModel
 
-from interp.recorder import NoAttentionInterface, NotRecorded, Recorder
+from interp.recorder import NotRecorded, Recorder
+from interp.watching import NoAttentionInterface, attention_modules, watching
 
 __all__ = ["NoAttentionInterface", "NotRecorded", "Recorder", "record"]
 
@@ -75,92 +66,6 @@ def record(
         with record_unet(model, queries, kind=kind or "cross", blocks=blocks) as inside:
             yield inside
         return
-    recorder = Recorder(_attention_modules(model, layers), queries, keys, mean)
-    with contextlib.ExitStack() as undo:
-        undo.callback(_unwatch, recorder)
-        _watch(recorder)
-        for module in recorder.modules:
-            undo.callback(module.register_forward_pre_hook(recorder.before, with_kwargs=True).remove)
+    recorder = Recorder(attention_modules(model, layers), queries, keys, mean)
+    with watching(recorder, recorder.modules):
         yield recorder
-
-
-@functools.cache
-def _uses_interface(kind: type[nn.Module]) -> bool:
-    """Whether a class looks its attention kernel up in the interface."""
-    if issubclass(kind, PreTrainedModel):
-        return False
-    methods = (
-        inspect.unwrap(x) for base in kind.__mro__ if base is not nn.Module for x in vars(base).values() if callable(x)
-    )
-    return any("get_interface" in getattr(getattr(x, "__code__", None), "co_names", ()) for x in methods)
-
-
-def _attention_modules(model: nn.Module, layers: Sequence[int] | None) -> dict[int, nn.Module]:
-    """Layer number -> self-attention module of the text decoder inside ``model``, in layer order."""
-    find = getattr(model, "get_decoder", None)
-    decoder: Any = find() if callable(find) else model
-    found = [
-        module
-        for name, module in decoder.named_modules()
-        if _uses_interface(type(module)) and not re.search(r"(?i)cross|encoder_att|encdec", name)
-    ]
-    if not found:
-        raise NoAttentionInterface(
-            f"{type(model).__name__} has no module that uses transformers' attention interface "
-            "(AttentionInterface.get_interface), so its attention cannot be recorded; load it through transformers "
-            "without replaced attention code, or pass the sub-module that holds the layers"
-        )
-    named = all(isinstance(getattr(module, "layer_idx", None), int) for module in found)
-    numbers = [int(getattr(module, "layer_idx")) if named else i for i, module in enumerate(found)]  # noqa: B009
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f"{type(model).__name__} has several stacks of layers; pass the one to record as `model`")
-    modules = dict(sorted(zip(numbers, found, strict=True)))
-    if layers is None:
-        return modules
-    wrong = [x for x in layers if x not in modules]
-    if wrong or not len(layers) or len(set(layers)) < len(layers):
-        raise ValueError(f"layers {list(layers)}; expected different ones out of {list(modules)}")
-    return {x: modules[x] for x in layers}
-
-
-_lock = threading.RLock()
-_patched = False
-_watched: dict[nn.Module, list[Recorder]] = {}
-_lookup = AttentionInterface.get_interface  # the one in use when the first recorder came
-
-
-def _watching_lookup(self: AttentionInterface, attn_implementation: str, default: Callable[..., Any]) -> Any:
-    """``AttentionInterface.get_interface`` while a recorder is active."""
-    kernel = _lookup(self, attn_implementation, default)
-    name = "eager" if kernel is default else attn_implementation
-
-    @functools.wraps(kernel)
-    def watched(module: nn.Module, *args: Any, **options: Any) -> Any:
-        output = kernel(module, *args, **options)
-        for recorder in tuple(_watched.get(module, ())):
-            recorder.see(module, name, args, options)
-        return output
-
-    return watched
-
-
-def _watch(recorder: Recorder) -> None:
-    global _lookup, _patched
-    with _lock:
-        if not _patched:
-            _lookup, AttentionInterface.get_interface = AttentionInterface.get_interface, _watching_lookup
-            _patched = True
-        for module in recorder.modules:
-            _watched.setdefault(module, []).append(recorder)
-
-
-def _unwatch(recorder: Recorder) -> None:
-    global _patched
-    with _lock:
-        for module in recorder.modules:
-            _watched[module].remove(recorder)
-            if not _watched[module]:
-                del _watched[module]
-        # If someone else has wrapped the lookup meanwhile, ours stays under theirs; it does nothing without recorders.
-        if not _watched and AttentionInterface.get_interface is _watching_lookup:
-            AttentionInterface.get_interface, _patched = _lookup, False

@@ -111,10 +111,16 @@ def kernel_rows(
     offsets: tuple[int, int],
     causal: bool,
     options: dict[str, Any],
+    hidden: Bool[Tensor, "#batch #head #row key"] | None = None,
 ) -> Float[Tensor, "batch head row key"]:
-    """The rows that a kernel called with these arguments computes inside; ``options`` are its keyword arguments."""
+    """The rows that a kernel called with these arguments computes inside; ``options`` are its keyword arguments.
+
+    ``hidden`` are edges that get no attention, as if the mask hid them.
+    """
     sizes = (query.shape[0], query.shape[2], key.shape[2])
     seen, bias = hide(mask, rows, sizes, offsets, causal, options.get("sliding_window"))
+    if hidden is not None:
+        seen = seen & ~hidden
     position_bias = options.get("position_bias")
     if position_bias is not None:
         position_bias = take_rows(position_bias[..., : sizes[2]], rows, sizes[1]).float()
