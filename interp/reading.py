@@ -85,21 +85,24 @@ def stream(lmm: LMM, inputs: dict[str, Tensor], keys: Tensor, query: str, max_ne
     return answers
 
 
-def read(
-    lmm: LMM,
-    inputs: dict[str, Tensor],
-    keys: Tensor,
-    query: str,
-    ids: Sequence[list[int]],
-    kept: Sequence[Sequence[int]],
-    cache: Any = None,
-) -> list[Rows]:
-    """The rows of the ``kept`` tokens of each answer, from one pass over all its tokens.
+@dataclass(frozen=True)
+class Replay:
+    """A pass over answers: what to call the model with, and where its rows lie.
 
-    The pass reads the answers with their prompts, or over the ``cache`` that a generation has left.
+    ``start`` is the position of the row that stands for an answer's first token; the pass has ``rows`` rows from the
+    prompt's last token on. Answers are padded at the right.
     """
+
+    call: dict[str, Any]
+    start: int
+    rows: int
+    answer: Int[Tensor, "sample token"]
+
+
+def replay(inputs: dict[str, Tensor], ids: Sequence[list[int]], query: str, cache: Any = None) -> Replay:
+    """The pass that reads the answers with their prompts, or over the ``cache`` that a generation has left."""
     prompt, mask = inputs["input_ids"], inputs["attention_mask"]
-    length, longest = prompt.shape[1], max(map(len, ids))
+    length = prompt.shape[1]
     answer = _padded(ids, 0).to(prompt)  # what stands behind the end is seen by no row that counts
     # Nothing is predicted by the last token of an answer, so that it need not be read for the predicting rows.
     fed = answer if query == "self" else answer[:, :-1]
@@ -113,12 +116,29 @@ def read(
         call = {"input_ids": torch.cat([prompt[:, -1:], fed], 1), "past_key_values": cache, "use_cache": True}
     call["attention_mask"] = mask
     call["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -call["input_ids"].shape[1] :]
-    start = length if query == "self" else length - 1
+    return Replay(call, length if query == "self" else length - 1, fed.shape[1] + 1, answer)
+
+
+def read(
+    lmm: LMM,
+    inputs: dict[str, Tensor],
+    keys: Tensor,
+    query: str,
+    ids: Sequence[list[int]],
+    kept: Sequence[Sequence[int]],
+    cache: Any = None,
+) -> list[Rows]:
+    """The rows of the ``kept`` tokens of each answer, from one pass over all its tokens.
+
+    The pass reads the answers with their prompts, or over the ``cache`` that a generation has left.
+    """
+    again = replay(inputs, ids, query, cache)
+    start = again.start
     queries = _padded([[start + token for token in tokens] for tokens in kept], -1)
     everything = _padded([range(start, start + len(x)) for x in ids], -1)
     with record(lmm.family.decoder(lmm.model), queries, keys, mean=everything) as recorder:
-        out = lmm.model(**call, logits_to_keep=fed.shape[1] + 1)
-    logprobs = _logprobs(out.logits[:, :longest], answer)
+        out = lmm.model(**again.call, logits_to_keep=again.rows)
+    logprobs = _logprobs(out.logits[:, : again.answer.shape[1]], again.answer)
     return [
         Rows(recorder.attention[b, :, :, : len(kept[b])], recorder.mean[b], logprobs[b, : len(ids[b])])
         for b in range(len(ids))
