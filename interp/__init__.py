@@ -18,6 +18,7 @@ _HOME = {
     "reference": "interp.references",
     "effects": "interp.effect",
     "Effects": "interp.effect",
+    "cause": "interp.causing",
     "Reference": "interp.interventions",
     "patch_cells": "interp.unet_cells",
     "capture": "interp.capturing",

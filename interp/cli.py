@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     _rank(commands.add_parser("rank", help="rank a model's heads on a data set with masks"))
     _emerge(commands.add_parser("emerge", help="when grounding appears over a series of checkpoints"))
     _compare(commands.add_parser("compare", help="two models side by side on the same phrases"))
+    _effects(commands.add_parser("effects", help="what heads do: words without them, and without their edges"))
     _capture(commands.add_parser("capture", help="attention maps of one answer about one image"))
     _segment(commands.add_parser("segment", help="one answer with a pixel mask for every noun phrase"))
     _evaluate(commands.add_parser("evaluate", help="score masks on a data set as the benchmarks do"))
@@ -105,6 +106,37 @@ def _compare(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--no-recall", dest="recall", action="store_false", help="do not let the models answer")
     _measured(sub)
+    _shared(sub)
+
+
+def _effects(sub: argparse.ArgumentParser) -> None:
+    sub.description = (
+        "Takes away every head by itself and the best ones by grounding together, beside random heads of the same "
+        "layers, hides each word's thing from the row that predicts it, and writes what that does to the word: tables, "
+        "figures and report.html. Killed at any moment, the same command goes on where it was."
+    )
+    sub.add_argument("model", metavar="MODEL", help="a shipped model, a folder, or a hub id")
+    sub.add_argument("dataset", metavar="DATASET", help="see: interp list")
+    sub.add_argument(
+        "--metric", default="pointing_game", metavar="METRIC", help="of grounding (default: pointing_game)"
+    )
+    sub.add_argument(
+        "--intervention", choices=("mean", "zero", "resample"), default="mean", help="what a head's output becomes"
+    )
+    sub.add_argument(
+        "--where", choices=("word", "answer", "all"), default="answer", help="rows without the head (default: answer)"
+    )
+    sub.add_argument(
+        "--generate", action="store_true", help="also count what is named when the model answers by itself"
+    )
+    sub.add_argument("--samples", type=_positive, metavar="N", help="the data set's first N samples (default: all)")
+    sub.add_argument("--answers", choices=("reference", "generated"), default="reference", help="whose answers")
+    sub.add_argument("--split", help="of the data set (default: the data set's own, such as test or val2017)")
+    sub.add_argument("--root", metavar="PATH", help="where the data lie, for data sets that are read from disk")
+    sub.add_argument("--draws", type=_positive, default=8, metavar="N", help="random sets beside each (default: 8)")
+    sub.add_argument("--copies", type=_positive, default=64, metavar="N", help="interventions at a time (default: 64)")
+    sub.add_argument("--seed", type=int, default=0, help="of draws, halves and intervals (default: 0)")
+    sub.add_argument("--batch", type=_positive, default=8, metavar="N", help="samples at a time (default: 8)")
     _shared(sub)
 
 

@@ -195,8 +195,14 @@ def evaluate(options: Namespace) -> None:
     import_module("interp.evaluate_command").run(options)
 
 
+def effects(options: Namespace) -> None:
+    """What a model's heads and edges do; see `interp.effects_command`."""
+    import_module("interp.effects_command").run(options)
+
+
 COMMANDS = {
     "compare": compare,
+    "effects": effects,
     "evaluate": evaluate,
     "emerge": emerge,
     "rank": rank,

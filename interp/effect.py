@@ -121,7 +121,8 @@ def effects(
     done, skipped = [], []
     kept = Memory() if store is None else store
     rest = again()
-    with tqdm(desc="effects", unit="image", disable=not progress) as bar:
+    said = f"{keys} patches hidden" if intervention == "knockout" else f"{len(units.all)} units away"
+    with tqdm(desc=said, unit="image", disable=not progress) as bar:
         while group := list(islice(rest, batch)):
             key = key_of(settings, group).replace("scores", "effects")
             arrays = kept.get(key)
@@ -134,7 +135,7 @@ def effects(
             bar.update(len(group))
     if not done:
         raise NothingToMeasure(f"no phrase could be measured: {skipped[0].reason if skipped else 'no samples'}")
-    return _finish(done, units, seed, tuple(skipped), {**settings, "batch": batch, "metric": metric})
+    return _finish(done, units, how, tuple(skipped), {**settings, "batch": batch, "metric": metric})
 
 
 def _check(intervention: str, where: str, keys: str, answers: str, numbers: Mapping[str, int]) -> None:
@@ -184,7 +185,7 @@ def _json(x: Any) -> np.ndarray:
 
 
 def _finish(
-    done: list[Mapping[str, np.ndarray]], units: Units, seed: int, skipped: tuple[Skip, ...], manifest: dict[str, Any]
+    done: list[Mapping[str, np.ndarray]], units: Units, how: How, skipped: tuple[Skip, ...], manifest: dict[str, Any]
 ) -> Effects:
     about = [row for arrays in done for row in json.loads(bytes(arrays["about"]).decode())]
     phrases = pd.DataFrame(about, columns=["sample_id", "phrase", "root", "tokens", "area"])
@@ -194,7 +195,7 @@ def _finish(
     scores, frames = {}, []
     for name in Measured._fields:
         values = np.concatenate([arrays[name] for arrays in done])
-        if not np.isfinite(values).any():
+        if name == "named" and not how.generate:
             continue
         null = np.full((len(values), len(units.names)), np.nan)
         for i, random in enumerate(units.nulls):
@@ -204,7 +205,7 @@ def _finish(
             name, True, tuple(phrases["sample_id"]), tuple(phrases["phrase"]),
             values[:, None, : len(units.names)], null[:, None],
         )  # fmt: skip
-        frames.append(_statistics(scores[name], units, seed))
+        frames.append(_statistics(scores[name], units, how.seed))
     manifest |= {"phrases": len(phrases), "images": phrases["sample_id"].nunique(), "skipped": len(skipped)}
     return Effects(pd.concat(frames, ignore_index=True), scores, phrases, units, skipped, manifest)
 

@@ -68,10 +68,11 @@ class Resumable:
     def _prompt(self, layer: int, samples: Int[Tensor, " copy"]) -> DynamicCache:
         """The prompt's keys and values for each copy; below the layer only their number counts."""
         cache = DynamicCache()
-        for number, kept in enumerate(self._cache.layers):
+        layers: list[Any] = self._cache.layers
+        for number, kept in enumerate(layers):
             few = slice(None) if number >= layer else slice(1)
-            own = (x[:, few, : self.start, few][samples.to(x.device)] for x in (kept.keys, kept.values))
-            cache.update(*own, number)
+            keys, values = (x[:, few, : self.start, few][samples.to(x.device)] for x in (kept.keys, kept.values))
+            cache.update(keys, values, number)
         return cache
 
     @contextlib.contextmanager

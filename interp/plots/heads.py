@@ -16,13 +16,22 @@ _ROOM_FOR_NUMBERS = 16
 
 
 def heat_map(
-    heads: pd.DataFrame, metric: str, *, higher_is_better: bool = True, level: float = 0.05, unit: str = ""
+    heads: pd.DataFrame,
+    metric: str,
+    *,
+    higher_is_better: bool = True,
+    level: float = 0.05,
+    unit: str = "",
+    title: str = "",
+    label: str = "",
+    dot: str = "better than masks of other images",
 ) -> Figure:
     """One cell per head with its mean; bright is better; a dot where corrected p < ``level``; a frame on the best head.
 
     ``heads`` is the tidy frame of a ranking: ``metric layer head mean``, and for the dots ``p_corrected``, for the
     marks on the colour bar ``null`` and ``chance``. ``unit`` is said on the colour bar, e.g. ``0..1``. With more than
-    16 heads a layer only the ten best cells carry their number.
+    16 heads a layer only the ten best cells carry their number. ``title``, ``label`` (of the colour bar) and ``dot``
+    (what a dot means) are the words for a frame of something else than a metric.
 
     Raises:
         ValueError: the frame has no row of this metric, or no head with a defined mean.
@@ -36,18 +45,19 @@ def heat_map(
         axes = figure.subplots()
         image = axes.imshow(means, cmap=SCORES if higher_is_better else f"{SCORES}_r", aspect="auto")
         axes.set(xlabel="head", ylabel="layer")
-        axes.set_title(f"{words(metric)}: best is L{best[0]} H{best[1]} with {means[best]:.3g}")
+        said = f"{title}:" if title else f"{words(metric)}: best is"
+        axes.set_title(f"{said} L{best[0]} H{best[1]} with {means[best]:.3g}")
         _ticks(axes, means.shape)
         _write(axes, means, signed, image)
         marked = _mark(axes, rows, level)
         axes.add_patch(Rectangle((best[1] - 0.5, best[0] - 0.5), 1, 1, fill=False, edgecolor=BEST, linewidth=2.2))
         bar = figure.colorbar(image, ax=axes, pad=0.02)
         better = "higher" if higher_is_better else "lower"
-        bar.set_label(f"{f'{unit}, ' if unit else ''}{better} is better")
+        bar.set_label(label or f"{f'{unit}, ' if unit else ''}{better} is better")
         _references(bar.ax, rows)
         if marked is not None:
             figure.supxlabel(
-                f"dot: better than masks of other images, corrected p < {level:g} ({marked} of {means.size} heads)",
+                f"dot: {dot}, corrected p < {level:g} ({marked} of {means.size} heads)",
                 fontsize=8,
             )
     return figure
