@@ -545,6 +545,25 @@ def test_captured_rows_are_those_of_eager_attention(tiny, lmm, images):
     assert capture.grid.shape == (8, 8) and capture.grid.box == (0, -6, 52, 46)
 
 
+def test_a_transformer_lens_bridge_sees_the_same(lmm, images):
+    pytest.importorskip("transformer_lens")
+    answer = "A brown dog sits on a red chair."
+    bridge, asked = interp.to_lens(lmm), interp.lens_prompt(lmm, images[0], PROMPT, answer)
+    assert {id(x) for x in bridge.parameters()} == {id(x) for x in lmm.model.parameters()}
+    with torch.no_grad():
+        logits, cache = bridge.run_with_cache(asked.input_ids, **asked.inputs)
+        torch.testing.assert_close(
+            logits, lmm.model(input_ids=asked.input_ids, **asked.inputs).logits, atol=1e-5, rtol=1e-5
+        )
+        other = bridge(asked.input_ids, **(asked.inputs | {"seeds": asked.inputs["seeds"] + 1}))
+    want = interp.capture(lmm, images[0], PROMPT, answer, tokens="all")
+    torch.testing.assert_close(asked.capture(cache).attention, want.attention, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        interp.phrase_maps(asked.capture(cache)).maps, interp.phrase_maps(want).maps, atol=1e-5, rtol=1e-5
+    )
+    assert (other - logits).abs().max() > 1e-3  # the seeds of the draws reach the model
+
+
 def test_batched_captures_equal_single_ones_and_depend_on_no_order(lmm, images):
     answers = ["A brown dog sits on a red chair.", "Two cups.", "An old umbrella in front of a blue house."]
     samples = [

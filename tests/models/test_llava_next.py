@@ -136,6 +136,20 @@ def test_generated_answers_are_replayed_over_the_cache(model, processor):
     torch.testing.assert_close(replayed.attention, streamed.attention, atol=1e-5, rtol=0)
 
 
+def test_a_transformer_lens_bridge_sees_the_same(model, processor):
+    pytest.importorskip("transformer_lens")
+    lmm, answer = interp.wrap(model, processor), "A dog on a chair."
+    image = np.random.default_rng(0).integers(0, 256, (55, 70, 3), dtype=np.uint8)
+    bridge, asked = interp.to_lens(lmm), interp.lens_prompt(lmm, image, "What is it?", answer)
+    assert {id(x) for x in bridge.parameters()} == {id(x) for x in model.parameters()}
+    with torch.no_grad():
+        logits, cache = bridge.run_with_cache(asked.input_ids, **asked.inputs)
+        own = model(input_ids=asked.input_ids, **asked.inputs).logits
+    want = interp.capture(lmm, image, "What is it?", answer, tokens="all")
+    torch.testing.assert_close(logits, own, atol=1e-5, rtol=0)
+    torch.testing.assert_close(asked.capture(cache).attention, want.attention, atol=1e-5, rtol=0)
+
+
 def test_text_and_image_that_do_not_belong_together_are_refused(model, processor):
     ids = llava_next.prepare(processor, [np.zeros((40, 100, 3), np.uint8)], ["<image> a"])["input_ids"][0]
     with pytest.raises(ValueError, match="do not belong together"):
