@@ -18,7 +18,7 @@ from interp.maps import coverage, phrase_maps, reduce_heads
 from interp.nulls import MaskPool, half, stack
 from interp.phrases import match_targets
 from interp.scoring import MetricScores, score_sample
-from interp.types import Capture, Head, Query, Sample, Skip
+from interp.types import Capture, Head, Query, Sample, Skip, Weighting
 
 REDUCTIONS = {"paper": "all", "released": "released"}
 
@@ -36,6 +36,7 @@ class Plan:
     seed: int
     nulls: int
     max_new_tokens: int
+    weighting: Weighting = "attention"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
         batch=len(samples),
         tokens="phrases",
         query=plan.query,
+        weighting=plan.weighting,
         max_new_tokens=plan.max_new_tokens,
     )
     for place, (sample, result) in enumerate(zip(samples, results, strict=True)):

@@ -50,6 +50,7 @@ def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None
         "answer": capture.answer,
         "prompt": capture.prompt,
         "query": capture.query,
+        "weighting": capture.weighting,
         "phrases": [phrase.text for phrase in capture.phrases],
         "grid": [*capture.grid.shape],
         "normalise": normalise,

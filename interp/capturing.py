@@ -21,7 +21,7 @@ from interp.images import read_image
 from interp.lmm import LMM, evaluating
 from interp.phrases import find_phrases, token_offsets
 from interp.reading import Answer, CaptureError, Rows, answer_ids, generate, read, stream
-from interp.types import Capture, PatchGrid, Phrase, Query, Sample, Skip
+from interp.types import Capture, PatchGrid, Phrase, Query, Sample, Skip, Weighting
 
 Tokens = Literal["phrases", "all"]
 
@@ -37,17 +37,22 @@ class _How:
     query: Query
     streaming: bool
     max_new_tokens: int
+    weighting: Weighting = "attention"
 
 
-def _how(tokens: Any, query: Any, streaming: bool, max_new_tokens: int, given: bool) -> _How:
-    for name, value, known in (("tokens", tokens, Tokens), ("query", query, Query)):
+def _how(tokens: Any, query: Any, streaming: bool, max_new_tokens: int, given: bool, weighting: Any) -> _How:
+    for name, value, known in (
+        ("tokens", tokens, Tokens),
+        ("query", query, Query),
+        ("weighting", weighting, Weighting),
+    ):
         if value not in get_args(known):
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(known)))}")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
     if given and streaming:
         raise ValueError("streaming records while the model generates; leave it off for answers that are given")
-    return _How(tokens, query, streaming, max_new_tokens)
+    return _How(tokens, query, streaming, max_new_tokens, weighting)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ def capture(
     streaming: bool = False,
     max_new_tokens: int = 128,
     sample_id: str = "",
+    weighting: Weighting | str = "attention",
 ) -> Capture:
     """Attention 0..1 of the answer's tokens to the image's patches: the softmax over all keys, cut to the patches.
 
@@ -93,12 +99,13 @@ def capture(
         query: the row that *predicts* a token (that of the token before it, as in arXiv 2410.08209's code), or its own.
         phrases: words or (start, end) characters of the answer to take in place of its noun phrases.
         streaming: record while generating, in place of reading the answer once more. Slower; the rows are the same.
+        weighting: "attention", or "value": times the norm of each patch's projected value (arXiv 2004.10102).
 
     Raises:
         CaptureError: no answer, no noun phrase in it, or attention that is not a number.
         ValueError: bad image, prompt, answer or option.
     """
-    how = _how(tokens, query, streaming, max_new_tokens, answer is not None)
+    how = _how(tokens, query, streaming, max_new_tokens, answer is not None, weighting)
     (result,) = _capture_batch(lmm, [_job(lmm, sample_id, image, prompt, answer, phrases)], how)
     if isinstance(result, Exception):
         raise result
@@ -116,6 +123,7 @@ def captures(
     streaming: bool = False,
     max_new_tokens: int = 128,
     phrases: Callable[[Sample], Any] | None = None,
+    weighting: Weighting = "attention",
 ) -> Iterator[Capture | Skip]:
     """A ``Capture`` of each sample, in order, or a ``Skip`` with the reason; see ``capture``.
 
@@ -127,7 +135,7 @@ def captures(
         raise ValueError(f"answers is {answers!r}; expected 'reference' or 'generated'")
     if batch < 1:
         raise ValueError(f"batch is {batch}; expected at least 1")
-    how = _how(tokens, query, streaming, max_new_tokens, answers == "reference")
+    how = _how(tokens, query, streaming, max_new_tokens, answers == "reference", weighting)
     return _captures(lmm, iter(samples), answers == "reference", batch, how, phrases)
 
 
@@ -201,7 +209,7 @@ def _try_batch(lmm: LMM, jobs: list[_Job], how: _How) -> list[Capture | Exceptio
         if jobs[0].ids is not None:
             answers = [Answer(job.ids or []) for job in jobs]
         elif how.streaming:
-            answers = stream(lmm, inputs, keys, how.query, how.max_new_tokens)
+            answers = stream(lmm, inputs, keys, how.query, how.max_new_tokens, how.weighting)
         else:
             answers, cache = generate(lmm, inputs, how.max_new_tokens)
         parsed = [_parse(lmm, job, answer, how.tokens) for job, answer in zip(jobs, answers, strict=True)]
@@ -209,7 +217,8 @@ def _try_batch(lmm: LMM, jobs: list[_Job], how: _How) -> list[Capture | Exceptio
         if how.streaming:
             rows = [answer.rows for answer in answers if answer.rows is not None]
         elif any(kept):
-            rows = read(lmm, inputs, keys, how.query, [answer.ids for answer in answers], kept, cache)
+            ids = [answer.ids for answer in answers]
+            rows = read(lmm, inputs, keys, how.query, ids, kept, cache, how.weighting)
         else:
             return [p for p in parsed if isinstance(p, Exception)]  # all of them
     return [
@@ -270,6 +279,7 @@ def _finish(lmm: LMM, parsed: _Parsed, grid: PatchGrid, rows: Rows, how: _How) -
         mean=mean.reshape(*mean.shape[:2], *grid.shape).cpu(),
         phrases=parsed.phrases,
         logprobs=rows.logprobs.cpu().numpy(),
+        weighting=how.weighting,
     )
 
 

@@ -25,7 +25,7 @@ from interp.ranking import TOP, rank, repeatable
 from interp.references import reference as reference_of
 from interp.stores import Memory, Store
 from interp.summary import summarise
-from interp.types import HeadScores, Sample, Skip
+from interp.types import HeadScores, Sample, Skip, Weighting
 
 REPEATS = 2000
 BY_LAYER = ("own", "background")
@@ -59,6 +59,7 @@ def cause(
     samples: int | None = None,
     *,
     metric: str = "pointing_game",
+    weighting: Weighting = "attention",
     intervention: str = "mean",
     where: str = "answer",
     reference: Reference | None = None,
@@ -75,7 +76,7 @@ def cause(
     """The study of one model on one data set.
 
     Args:
-        metric: of grounding; heads are ranked by it.
+        metric, weighting: of grounding; heads are ranked by it, on maps of attention or of attention times value norm.
         intervention, where, reference: how heads are taken away: "mean", "zero" or "resample", as for `interp.effects`.
         generate: also whether the sets' and edges' words are still named when the model answers by itself.
         draws: random sets beside each set of the best heads.
@@ -92,12 +93,12 @@ def cause(
     data = list(again()) if iter(dataset) is dataset else _Again(again)
     common: Any = {"answers": answers, "seed": seed, "batch": batch, "max_new_tokens": max_new_tokens}
     common |= {"store": kept, "progress": progress}
-    ranking = rank(lmm, data, [metric], **common)
+    ranking = rank(lmm, data, [metric], weighting=weighting, **common)
     grounding = ranking.scores[metric]
     if intervention != "zero" and reference is None:
         rows: Any = "all" if where == "all" else "answer"
         reference = reference_of(lmm, again(), rows=rows, **{k: v for k, v in common.items() if k != "store"})
-    how = {"draws": draws, "copies": copies, **common}
+    how = {"draws": draws, "copies": copies, "weighting": weighting, **common}
     away = {"intervention": intervention, "where": where, "reference": reference}
     single = effects(lmm, data, "all", **away, **how)
     best = {name: grounding.top(k) for name, k in TOP.items() if k < lmm.layers * lmm.heads}

@@ -145,9 +145,7 @@ def _measured(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--samples", type=_positive, metavar="N", help="the data set's first N samples (default: all)")
     sub.add_argument("--answers", choices=("reference", "generated"), default="reference", help="whose answers")
     sub.add_argument("--normalise", choices=("answer", "none"), default="answer", help="subtract the answer's mean map")
-    sub.add_argument(
-        "--query", choices=("predicting", "self"), default="predicting", help="which row stands for a word"
-    )
+    _row(sub)
     sub.add_argument("--split", help="of the data set (default: the data set's own, such as test or val2017)")
     sub.add_argument("--root", metavar="PATH", help="where the data lie, for data sets that are read from disk")
     sub.add_argument("--nulls", type=int, default=8, metavar="N", help="masks of other images per phrase (default: 8)")
@@ -163,9 +161,7 @@ def _capture(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--answer", help="the answer to read (default: the model generates one)")
     sub.add_argument("--phrases", nargs="+", metavar="WORD", help="words of the answer (default: its noun phrases)")
     sub.add_argument("--normalise", choices=("answer", "none"), default="answer", help="subtract the answer's mean map")
-    sub.add_argument(
-        "--query", choices=("predicting", "self"), default="predicting", help="which row stands for a word"
-    )
+    _row(sub)
     _shared(sub)
 
 
@@ -181,9 +177,7 @@ def _segment(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--answer", help="the answer to read (default: the model generates one)")
     sub.add_argument("--phrases", nargs="+", metavar="WORD", help="words of the answer (default: its noun phrases)")
     sub.add_argument("--normalise", choices=("answer", "none"), default="answer", help="subtract the answer's mean map")
-    sub.add_argument(
-        "--query", choices=("predicting", "self"), default="predicting", help="which row stands for a word"
-    )
+    _row(sub)
     sub.add_argument("--image-id", metavar="ID", help="in coco.json and gcg/ (default: the image file's name)")
     _shared(sub)
 
@@ -208,9 +202,7 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     )
     _masks(sub)
     sub.add_argument("--normalise", choices=("answer", "none"), default="answer", help="subtract the answer's mean map")
-    sub.add_argument(
-        "--query", choices=("predicting", "self"), default="predicting", help="which row stands for a word"
-    )
+    _row(sub)
     sub.add_argument(
         "--encoder", metavar="E", help="gcg: a BERT's folder or hub id, or words (default: bert-base-uncased)"
     )
@@ -219,6 +211,20 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=0, help="of the intervals (default: 0)")
     sub.add_argument("--batch", type=_positive, default=8, metavar="N", help="samples at a time (default: 8)")
     _shared(sub)
+
+
+def _row(sub: argparse.ArgumentParser) -> None:
+    """Which row is a word's, and what it holds."""
+    sub.add_argument(
+        "--query", choices=("predicting", "self"), default="predicting", help="which row stands for a word"
+    )
+    _weighting(sub)
+
+
+def _weighting(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--weighting", choices=("attention", "value"), default="attention", help="value: times the value's norm"
+    )
 
 
 def _masks(sub: argparse.ArgumentParser) -> None:

@@ -93,6 +93,7 @@ def capture(options: Namespace) -> None:
         options.prompt,
         options.answer,
         query=options.query,
+        weighting=options.weighting,
         phrases=options.phrases,
         sample_id=options.image,
     )
@@ -114,7 +115,8 @@ def about_run(options: Namespace, lmm: LMM, metrics: Mapping[str, Any]) -> dict[
 
 def measured(options: Namespace) -> dict[str, Any]:
     """The options that `interp.rank`, `interp.emerge` and `interp.compare` take under the same names."""
-    return {name: getattr(options, name) for name in ("answers", "normalise", "query", "seed", "batch", "nulls")}
+    names = ("answers", "normalise", "query", "weighting", "seed", "batch", "nulls")
+    return {name: getattr(options, name) for name in names}
 
 
 def _load(options: Namespace) -> LMM:

@@ -17,7 +17,7 @@ from interp.comparison import CHOICES, EFFECTS, Comparison, Measured, compared
 from interp.naming import named_targets
 from interp.ranking import Ranking, check, rank, repeatable
 from interp.stores import Memory, Store, fingerprint, key_of
-from interp.types import Query, Sample, Skip
+from interp.types import Query, Sample, Skip, Weighting
 
 
 def compare(
@@ -33,6 +33,7 @@ def compare(
     answers: Literal["reference", "generated"] = "reference",
     normalise: Literal["answer", "none"] = "answer",
     query: Query = "predicting",
+    weighting: Weighting = "attention",
     seed: int = 0,
     batch: int = 8,
     nulls: int = 8,
@@ -62,6 +63,7 @@ def compare(
         raise ValueError(f"no effect {wrong[0]!r}; expected some of {', '.join(EFFECTS)}")
     again = repeatable(dataset, samples)
     how = {"answers": answers, "seed": seed, "batch": batch, "nulls": nulls, "max_new_tokens": max_new_tokens}
+    how |= {"weighting": weighting}
     kept = Memory() if store is None else store
     settings = _settings((normalise, query), effects)
     measured = []

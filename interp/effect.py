@@ -21,7 +21,7 @@ from interp.ranking import repeatable
 from interp.references import reference as reference_of
 from interp.stores import Memory, Store, fingerprint, key_of
 from interp.subjects import read_group
-from interp.types import HeadScores, Sample, Skip
+from interp.types import HeadScores, Sample, Skip, Weighting
 from interp.units import Units, units_of
 
 INTERVENTIONS = ("zero", "mean", "resample", "knockout")
@@ -61,6 +61,7 @@ def effects(
     keys: Literal["own", "others", "background", "sinks"] | str = "own",
     reference: Reference | None = None,
     metric: str = "mass_in_mask",
+    weighting: Weighting = "attention",
     generate: bool = False,
     samples: int | None = None,
     answers: Literal["reference", "generated"] = "reference",
@@ -83,7 +84,7 @@ def effects(
         keys: which patches a knockout hides: those of the word's ``own`` thing, as many of ``others``' things, of the
             ``background``, or ``sinks`` (the patches outside it that the answer attends to most, over all heads).
         reference: for "mean" and "resample"; None gathers it from the same samples first (`interp.reference`).
-        metric: how the grounding of later heads is measured.
+        metric, weighting: how the grounding of later heads is measured, and on which kind of map.
         generate: also let the model answer under each intervention (all rows of the answer): one generation a unit.
         draws: random sets of heads beside each unit, of as many heads in each of its layers.
         copies: samples with their interventions that go through the model as one batch.
@@ -107,13 +108,13 @@ def effects(
         )  # fmt: skip
     how = How(
         intervention, place, keys, reference, cast(Metric, plugins.get("metrics", metric)), generate, seed, copies,
-        max_new_tokens,
+        max_new_tokens, weighting,
     )  # fmt: skip
     settings = {
         "what": "effects",
         "model": getattr(lmm, "name", type(lmm).__name__),
         "weights": fingerprint(lmm.model),
-        "how": [intervention, place, keys, metric, generate, answers, seed, max_new_tokens],
+        "how": [intervention, place, keys, metric, weighting, generate, answers, seed, max_new_tokens],
         "reference": None if reference is None else _digest(reference),
         "units": [[list(h) for h in unit] for unit in units.all],
         "version": interp.__version__,

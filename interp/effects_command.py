@@ -31,6 +31,7 @@ def run(options: Namespace) -> None:
         dataset,
         options.samples,
         metric=options.metric,
+        weighting=options.weighting,
         intervention=options.intervention,
         where=options.where,
         generate=options.generate,

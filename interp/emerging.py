@@ -29,7 +29,7 @@ from interp.phrases import find_phrases, match_targets, token_offsets
 from interp.ranking import NothingToRank, check, join, repeatable
 from interp.stores import Memory, Store, key_of
 from interp.timeline import Point, Series, digest_of
-from interp.types import Capture, Query, Sample, Skip
+from interp.types import Capture, Query, Sample, Skip, Weighting
 
 METRICS = ("pointing_game", "average_precision")
 HELD = 2 << 30
@@ -81,6 +81,7 @@ def emerge(
     answers: Literal["reference", "generated"] = "reference",
     normalise: Literal["answer", "none"] = "answer",
     query: Query = "predicting",
+    weighting: Weighting = "attention",
     recall: bool = False,
     examples: int = 3,
     seed: int = 0,
@@ -112,11 +113,11 @@ def emerge(
         "base": digest_of(sorted([*base.glob("*.safetensors"), *base.glob("shared.json")])),
         "numbers": [str(lmm.model.dtype), lmm.device.type, kernel],
         "metrics": list(found),
-        "how": [answers, normalise, query, seed, nulls, max_new_tokens],
+        "how": [answers, normalise, query, weighting, seed, nulls, max_new_tokens],
         "pool": pool.digest(),
         "version": interp.__version__,
     }
-    plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens)
+    plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting)
     job = _Job(
         plan,
         series,
@@ -220,7 +221,9 @@ def _example_maps(job: _Job, point: Point, ready: _Ready) -> Mapping[str, np.nda
 
 def _capture_examples(job: _Job) -> dict[str, np.ndarray]:
     plan, arrays, words = job.plan, {}, {}
-    results = captures(plan.lmm, job.shown, answers=plan.answers, batch=job.batch, query=plan.query)
+    results = captures(
+        plan.lmm, job.shown, answers=plan.answers, batch=job.batch, query=plan.query, weighting=plan.weighting
+    )
     for i, (sample, result) in enumerate(zip(job.shown, results, strict=True)):
         matched = match_targets(result.phrases, sample.targets) if isinstance(result, Capture) else []
         if matched and isinstance(result, Capture):

@@ -130,6 +130,7 @@ def _from_model(options: Namespace, dataset: Iterable[Sample | Skip]) -> tuple[s
         method=method,
         answers=options.answers,
         query=options.query,
+        weighting=options.weighting,
         normalise=options.normalise,
         samples=options.samples,
         batch=options.batch,

@@ -55,6 +55,7 @@ class How:
     query: Query = "predicting"
     normalise: str = "answer"
     max_new_tokens: int = 128
+    weighting: Weighting = "attention"
 
 
 def collect(
@@ -67,6 +68,7 @@ def collect(
     answers: Literal["reference", "generated"] | None = None,
     query: Query = "predicting",
     normalise: Literal["answer", "none"] = "answer",
+    weighting: Weighting = "attention",
     samples: int | None = None,
     batch: int = 8,
     max_new_tokens: int = 128,
@@ -86,7 +88,7 @@ def collect(
         ValueError: an option that the task cannot take, or a sample id that occurs twice.
         NothingToScore: no sample has a mask.
     """
-    how = How(task, method or Method(), _answers(task, answers), query, normalise, max_new_tokens)
+    how = How(task, method or Method(), _answers(task, answers), query, normalise, max_new_tokens, weighting)
     _check(how)
     settings = {
         **dataclasses.asdict(dataclasses.replace(how, method=Method())),
@@ -218,6 +220,7 @@ def _records(
         answers=how.answers,
         batch=len(group),
         query=how.query,
+        weighting=how.weighting,
         max_new_tokens=how.max_new_tokens,
         phrases=_phrases_of(how.task),
     )

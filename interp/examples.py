@@ -27,13 +27,16 @@ def examples(
 ) -> list[Row]:
     """At most ``count`` rows, of as many images drawn at random among ``sample_ids``: hits and misses as they come.
 
-    ``how`` holds the run's arguments: ``seed answers query normalise batch``. Under each map stands its score.
+    ``how`` holds the run's arguments: ``seed answers query weighting normalise batch``. Under each map stands its
+    score.
     """
     rng = np.random.default_rng(how["seed"])
     there = sorted(set(sample_ids))
     drawn = {there[i] for i in rng.permutation(len(there))[:count]}
     samples = [sample for sample in dataset if isinstance(sample, Sample) and sample.id in drawn]
-    results = captures(lmm, samples, answers=how["answers"], batch=how["batch"], query=how["query"])
+    results = captures(
+        lmm, samples, answers=how["answers"], batch=how["batch"], query=how["query"], weighting=how["weighting"]
+    )
     rows = []
     for sample, result in zip(samples, results, strict=True):
         if isinstance(result, Capture):

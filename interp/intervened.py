@@ -26,6 +26,7 @@ from interp.phrases import find_phrases, match_targets, token_offsets
 from interp.recording import record
 from interp.resuming import Resumable
 from interp.subjects import Group, Subject
+from interp.types import Weighting
 from interp.units import Unit
 
 EDGES = ("own", "others", "background", "sinks")
@@ -44,6 +45,7 @@ class How:
     seed: int
     copies: int
     max_new_tokens: int
+    weighting: Weighting
 
 
 class Measured(NamedTuple):
@@ -170,9 +172,10 @@ def _look(
     keys = group.keys[samples]
     mean = None if how.metric.raw and layer >= 0 else answer
     decoder = resumable.lmm.family.decoder(resumable.lmm.model)
+    kind: Any = {"layers": list(later), "mean": mean, "weighting": how.weighting}
     with contextlib.ExitStack() as stack:
         stack.enter_context(change)
-        seen = stack.enter_context(record(decoder, rows, keys, layers=list(later), mean=mean)) if later else None
+        seen = stack.enter_context(record(decoder, rows, keys, **kind)) if later else None
         logits = resumable.run(max(layer, 0), samples, rows, whole=how.where == "all" and layer >= 0)
     wanted = _padded([[group.ids[c.sample][t] for t in tokens] for c, tokens in zip(copies, own, strict=True)])
     wanted = wanted.clamp(min=0)[..., None].to(logits.device)

@@ -195,6 +195,7 @@ def _comparable(capture: Capture, generic: Capture) -> Capture:
         ("shape (layer, head, row, col)", tuple(capture.mean.shape), tuple(generic.mean.shape)),
         ("box", capture.grid.box, generic.grid.box),
         ("query", capture.query, generic.query),
+        ("weighting", capture.weighting, generic.weighting),
     ):
         if ours != theirs:
             raise ValueError(

@@ -22,7 +22,7 @@ from interp.contracts import Metric
 from interp.localization import mask_free
 from interp.nulls import MaskPool, half
 from interp.stores import Memory, Store, fingerprint, key_of
-from interp.types import Head, HeadScores, Query, Sample, Skip
+from interp.types import Head, HeadScores, Query, Sample, Skip, Weighting
 
 TOP = {"top1": 1, "top3": 3, "top10": 10}
 MASK_FREE = ("image_mass", "spatial_entropy")
@@ -62,6 +62,7 @@ def rank(
     answers: Literal["reference", "generated"] = "reference",
     normalise: Literal["answer", "none"] = "answer",
     query: Query = "predicting",
+    weighting: Weighting = "attention",
     seed: int = 0,
     batch: int = 8,
     store: Store | None = None,
@@ -79,6 +80,7 @@ def rank(
         answers: the samples' own answers, or those that the model generates.
         normalise: the maps of metrics that do not ask for raw attention: minus the answer's mean, or as they are.
         query: the row that predicts a word's token, or the token's own.
+        weighting: maps of attention, or of "value": times the norm of each patch's projected value (`interp.record`).
         seed: of null masks, halves, intervals and permutations; together with a sample's id alone, so the order of the
             data set and the batches do not matter to them.
         store: finished batches, with their maps in half precision (layers x heads x patches x 2 bytes a phrase and
@@ -104,13 +106,14 @@ def rank(
         "answers": answers,
         "normalise": normalise,
         "query": query,
+        "weighting": weighting,
         "seed": seed,
         "nulls": nulls,
         "max_new_tokens": max_new_tokens,
         "pool": pool.digest(),
         "version": interp.__version__,
     }
-    plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens)
+    plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting)
     kept = Memory() if store is None else store
     done, keys = [], []
     with tqdm(total=len(ids), desc="attention", unit="image", disable=not progress) as bar:

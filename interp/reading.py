@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from interp.lmm import LMM
 from interp.recording import record
+from interp.types import Weighting
 
 
 class CaptureError(ValueError):
@@ -66,9 +67,11 @@ def generate(lmm: LMM, inputs: dict[str, Tensor], max_new_tokens: int) -> tuple[
     return _answers(lmm, out.sequences[:, inputs["input_ids"].shape[1] :]), out.past_key_values
 
 
-def stream(lmm: LMM, inputs: dict[str, Tensor], keys: Tensor, query: str, max_new_tokens: int) -> list[Answer]:
+def stream(
+    lmm: LMM, inputs: dict[str, Tensor], keys: Tensor, query: str, max_new_tokens: int, weighting: Weighting
+) -> list[Answer]:
     """The model's answers with the rows of all their tokens, recorded at every step of the generation."""
-    with record(lmm.family.decoder(lmm.model), "last", keys) as recorder:
+    with record(lmm.family.decoder(lmm.model), "last", keys, weighting=weighting) as recorder:
         out = lmm.generate_ids(inputs, max_new_tokens, output_logits=True)
         generated = out.sequences[:, inputs["input_ids"].shape[1] :]
         if query == "self":  # the last token has not been a query yet
@@ -127,6 +130,7 @@ def read(
     ids: Sequence[list[int]],
     kept: Sequence[Sequence[int]],
     cache: Any = None,
+    weighting: Weighting = "attention",
 ) -> list[Rows]:
     """The rows of the ``kept`` tokens of each answer, from one pass over all its tokens.
 
@@ -136,7 +140,7 @@ def read(
     start = again.start
     queries = _padded([[start + token for token in tokens] for tokens in kept], -1)
     everything = _padded([range(start, start + len(x)) for x in ids], -1)
-    with record(lmm.family.decoder(lmm.model), queries, keys, mean=everything) as recorder:
+    with record(lmm.family.decoder(lmm.model), queries, keys, mean=everything, weighting=weighting) as recorder:
         out = lmm.model(**again.call, logits_to_keep=again.rows)
     logprobs = _logprobs(out.logits[:, : again.answer.shape[1]], again.answer)
     return [

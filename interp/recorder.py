@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.positions import check_batch, joined, positions
+from interp.types import Weighting
+from interp.value_norms import value_norms
 from interp.watching import Call, Hidden, Watcher
 
 _ROWS_AT_ONCE = 2**20
@@ -34,7 +36,15 @@ class _Plan(NamedTuple):
 class Recorder(Watcher):
     """What ``record`` gives. ``layers`` are the layer numbers along the layer axis of ``attention``."""
 
-    def __init__(self, modules: dict[int, nn.Module], queries: Any, keys: Any = None, mean: Any = None) -> None:
+    def __init__(
+        self,
+        modules: dict[int, nn.Module],
+        queries: Any,
+        keys: Any = None,
+        mean: Any = None,
+        weighting: Weighting = "attention",
+    ) -> None:
+        self._weighted = weighting == "value"
         self.layers = tuple(modules)
         self.modules = tuple(modules.values())
         self._axis = {module: axis for axis, module in enumerate(self.modules)}
@@ -56,6 +66,8 @@ class Recorder(Watcher):
     @property
     def attention(self) -> Float[Tensor, "batch layer head query key"]:
         """Attention 0..1, fp32, softmax over *all* keys, on the device of the first recorded layer; not a copy.
+
+        With ``weighting="value"`` times the norm of each key's projected value (`interp.value_norms`).
 
         Keys that a row cannot see are 0. NaN where a position is absent (-1) and for a query that sees no key at all
         (a padding token); NaN in the weights stays NaN.
@@ -118,8 +130,10 @@ class Recorder(Watcher):
             check_batch(self._queries, query.shape[0], "queries")
             check_batch(self._keys, query.shape[0], "keys")
             key = key.float()
+            norms = value_norms(module, call.value, query.shape[1])[:, :, None] if self._weighted else None
             for part in self._parts(plan, query.shape[0] * query.shape[1] * n_keys):
                 rows = call.rows(part.rows, key, hidden)
+                rows = rows if norms is None else rows * norms
                 self._store(self._axis[module], part, self._cut(rows, part, first_key, end))
 
     def _plan(self, span: tuple[int, int, int, int], device: torch.device) -> _Plan:

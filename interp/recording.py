@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 
 from interp.recorder import NotRecorded, Recorder
+from interp.types import Weighting
+from interp.value_norms import check_weighting
 from interp.watching import NoAttentionInterface, attention_modules, watching
 
 __all__ = ["NoAttentionInterface", "NotRecorded", "Recorder", "record"]
@@ -25,6 +27,7 @@ def record(
     layers: Sequence[int] | None = None,
     mean: Positions = None,
     *,
+    weighting: Weighting | str = "attention",
     kind: Literal["cross", "self", "both"] | None = None,
     blocks: Sequence[str] | None = None,
 ) -> Iterator[Any]:
@@ -49,6 +52,7 @@ def record(
         keys: columns to keep; None keeps all. The softmax is always over all keys.
         layers: layer numbers to record, in this order; None records all.
         mean: rows whose mean ``Recorder.mean`` gives; they are added up and not kept.
+        weighting: "attention", or "value": times the norm of each key's projected value (`interp.value_norms`).
         kind: of a U-Net: "cross" (spatial cell -> caption token; the default there), "self" (cell -> cell) or "both".
         blocks: of a U-Net: names of the parts to record, such as "up_blocks.1" or "mid_block"; None records all.
 
@@ -57,15 +61,16 @@ def record(
         ValueError: for positions that are not whole numbers from 0 up, or a layer that does not exist.
     """
     if kind is not None or blocks is not None or type(model).__module__.startswith("diffusers."):
-        if not (keys is layers is mean is None):
+        if not (keys is layers is mean is None) or weighting != "attention":
             raise ValueError(
-                "keys, layers and mean are for transformers' models; a U-Net's parts are named by `blocks`"
+                "keys, layers, mean and weighting are for transformers' models; a U-Net's parts are named by `blocks`"
             )
         from interp.unet_recording import record_unet
 
         with record_unet(model, queries, kind=kind or "cross", blocks=blocks) as inside:
             yield inside
         return
-    recorder = Recorder(attention_modules(model, layers), queries, keys, mean)
+    check_weighting(weighting)
+    recorder = Recorder(attention_modules(model, layers), queries, keys, mean, cast(Weighting, weighting))
     with watching(recorder, recorder.modules):
         yield recorder

@@ -51,6 +51,7 @@ def run(options: Namespace) -> None:
         answer=options.answer,
         phrases=options.phrases,
         query=options.query,
+        weighting=options.weighting,
         normalise=options.normalise,
         sample_id=image_id,
         **chosen,

@@ -40,6 +40,7 @@ def segment(
     phrases: Sequence[Any] | str | None = None,
     query: Query = "predicting",
     normalise: str | Capture = "answer",
+    weighting: Weighting = "attention",
     max_new_tokens: int = 128,
     sample_id: str = "",
     keep_candidates: bool = False,
@@ -52,7 +53,7 @@ def segment(
             either are refused, but for ``prompting="mask"``, its second mode. (Phrases whose root is a pronoun are
             left out in both; the released code keeps them.)
         segmenter: a loaded one, or a name as `load_segmenter` takes it (None: mini-sam where it ships, else threshold).
-        answer, phrases, query, max_new_tokens: see `interp.capture`.
+        answer, phrases, query, weighting, max_new_tokens: see `interp.capture`.
         normalise: see `interp.phrase_maps`.
         options: fields of `interp.prompts.Method`: heads, weights, prompting, choice, drop_words, merge, ...
 
@@ -61,15 +62,15 @@ def segment(
         ValueError: bad image, prompt or option.
     """
     method = method_of(preset, **options)
-    if preset is not None and (query, normalise) != ("predicting", "answer"):
+    if preset is not None and (query, normalise, weighting) != ("predicting", "answer", "attention"):
         raise ValueError(
-            f"preset {preset!r} takes query='predicting' and normalise='answer'; got {query!r} and {normalise!r}"
+            f"preset {preset!r} takes query='predicting', normalise='answer' and weighting='attention'; got {query!r}, "
+            f"{normalise!r} and {weighting!r}"
         )
     loaded = load_segmenter(segmenter) if segmenter is None or isinstance(segmenter, str) else segmenter
     pixels = read_image(image)
-    found = _capture(
-        lmm, pixels, prompt, answer, query=query, phrases=phrases, max_new_tokens=max_new_tokens, sample_id=sample_id
-    )
+    how: Any = {"query": query, "weighting": weighting, "phrases": phrases, "max_new_tokens": max_new_tokens}
+    found = _capture(lmm, pixels, prompt, answer, sample_id=sample_id, **how)
     made = segment_capture(found, pixels, loaded, method=method, normalise=normalise, keep_candidates=keep_candidates)
     return replace(made, details={**made.details, "preset": preset})
 
@@ -99,6 +100,7 @@ def segment_capture(
         **options,
     )
     about = {"query": capture.query, "normalise": normalise if isinstance(normalise, str) else "generic prompt"}
+    about |= {"weighting": capture.weighting}
     return replace(made, prompt=capture.prompt, answer=capture.answer, details={**made.details, **about})
 
 

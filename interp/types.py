@@ -19,6 +19,10 @@ Query = Literal["predicting", "self"]
 """Which row stands for an answer token: the row of the token before it, which predicts it, or its own row."""
 
 
+Weighting = Literal["attention", "value"]
+"""What a map holds: attention, or attention times the norm of what the head would pass on (`interp.value_norms`)."""
+
+
 class Head(NamedTuple):
     """One attention head, counted from 0: ``Head(14, 24)`` is printed as ``L14 H24``."""
 
@@ -89,7 +93,8 @@ class Capture:
 
     ``attention[i]`` belongs to answer token ``kept[i]`` and holds the softmax over *all* keys, cut to the image's
     columns: it sums to the share of attention that goes to the image, not to 1. ``mean`` is the mean over *all*
-    answer tokens, kept or not. ``tokens`` are the answer's tokens as strings, ``answer`` its text.
+    answer tokens, kept or not. ``tokens`` are the answer's tokens as strings, ``answer`` its text. With ``weighting``
+    "value" every number is multiplied by the norm of the key's projected value, and the sum is no share.
     """
 
     sample_id: str
@@ -103,6 +108,7 @@ class Capture:
     mean: Float[Tensor, "layer head row col"]
     phrases: tuple[Phrase, ...] = ()
     logprobs: Float[np.ndarray, " answer_token"] | None = None
+    weighting: Weighting = "attention"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Share of the row's attention that goes to the image: sum of a over all patches, 0..1.
 
 Says how much a head looks at the image at all, not where; no mask is used. Defined for every map, a constant one too.
+Of value-weighted maps it is the sum of attention times norm, which is no share and has no upper limit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def score(
     masks: Float[Tensor, "phrase row col"],
     others: Float[Tensor, "phrase row col"],
 ) -> Float[Tensor, "phrase layer head"]:
-    """Sum of the map, 0..1; NaN where the map holds NaN.
+    """Sum of the map, 0..1 for attention; NaN where the map holds NaN.
 
     Raises:
         ValueError: maps with negative values.
