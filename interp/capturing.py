@@ -56,7 +56,7 @@ def _how(tokens: Any, query: Any, streaming: bool, max_new_tokens: int, given: b
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """One sample, read and checked. ``ids`` are the given answer's tokens; None = generate."""
 
     sample_id: str
@@ -68,10 +68,10 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Parsed:
+class Parsed:
     """An answer with its text, phrases, and the tokens whose rows are kept."""
 
-    job: _Job
+    job: Job
     answer: Answer
     text: str
     phrases: tuple[Phrase, ...]
@@ -106,7 +106,7 @@ def capture(
         ValueError: bad image, prompt, answer or option.
     """
     how = _how(tokens, query, streaming, max_new_tokens, answer is not None, weighting)
-    (result,) = _capture_batch(lmm, [_job(lmm, sample_id, image, prompt, answer, phrases)], how)
+    (result,) = _capture_batch(lmm, [job_of(lmm, sample_id, image, prompt, answer, phrases)], how)
     if isinstance(result, Exception):
         raise result
     return result
@@ -148,7 +148,7 @@ def _captures(
     phrases: Callable[[Sample], Any] | None,
 ) -> Iterator[Capture | Skip]:
     while group := list(islice(samples, batch)):
-        jobs: list[_Job | Skip] = []
+        jobs: list[Job | Skip] = []
         for sample in group:
             if isinstance(sample, Skip):
                 jobs.append(sample)
@@ -158,12 +158,12 @@ def _captures(
                     raise CaptureError("the sample has no reference answer; use answers='generated'")
                 answer = sample.answer if reference else None
                 asked = phrases(sample) if phrases is not None else None
-                jobs.append(_job(lmm, sample.id, sample.image, sample.prompt, answer, asked))
+                jobs.append(job_of(lmm, sample.id, sample.image, sample.prompt, answer, asked))
             except (ValueError, OSError) as error:
                 jobs.append(_skip(sample.id, error))
-        done = iter(_capture_batch(lmm, [job for job in jobs if isinstance(job, _Job)], how))
+        done = iter(_capture_batch(lmm, [job for job in jobs if isinstance(job, Job)], how))
         for job in jobs:
-            result = next(done) if isinstance(job, _Job) else job
+            result = next(done) if isinstance(job, Job) else job
             yield _skip(job.sample_id, result) if isinstance(result, Exception) else result
 
 
@@ -171,15 +171,15 @@ def _skip(sample_id: str, error: Exception) -> Skip:
     return Skip(sample_id, f"{type(error).__name__}: {error}")
 
 
-def _job(lmm: LMM, sample_id: str, image: Any, prompt: str, answer: str | None, phrases: Any) -> _Job:
+def job_of(lmm: LMM, sample_id: str, image: Any, prompt: str, answer: str | None, phrases: Any) -> Job:
     text = lmm.family.template(lmm.processor, prompt)
     if answer is not None and lmm.processor.image_token in answer:
         raise CaptureError(f"the answer holds an image place ({lmm.processor.image_token}): {answer!r}; take it out")
     ids = None if answer is None else answer_ids(lmm.tokenizer, text, answer)
-    return _Job(sample_id, read_image(image), prompt, text, ids, phrases)
+    return Job(sample_id, read_image(image), prompt, text, ids, phrases)
 
 
-def _capture_batch(lmm: LMM, jobs: list[_Job], how: _How) -> list[Capture | Exception]:
+def _capture_batch(lmm: LMM, jobs: list[Job], how: _How) -> list[Capture | Exception]:
     """One result per job. A batch that fails as a whole, or that memory cannot hold, is tried again in halves."""
     if not jobs:
         return []
@@ -192,14 +192,14 @@ def _capture_batch(lmm: LMM, jobs: list[_Job], how: _How) -> list[Capture | Exce
     return [failed] if len(jobs) == 1 else _in_halves(lmm, jobs, how)
 
 
-def _in_halves(lmm: LMM, jobs: list[_Job], how: _How) -> list[Capture | Exception]:
+def _in_halves(lmm: LMM, jobs: list[Job], how: _How) -> list[Capture | Exception]:
     middle = len(jobs) // 2
     return _capture_batch(lmm, jobs[:middle], how) + _capture_batch(lmm, jobs[middle:], how)
 
 
-def _try_batch(lmm: LMM, jobs: list[_Job], how: _How) -> list[Capture | Exception]:
+def _try_batch(lmm: LMM, jobs: list[Job], how: _How) -> list[Capture | Exception]:
     inputs = lmm.inputs([job.image for job in jobs], [job.text for job in jobs])
-    grids, keys = _grids(lmm, jobs, inputs)
+    grids, keys = grids_of(lmm, jobs, inputs)
     longest = max(how.max_new_tokens if job.ids is None else len(job.ids) for job in jobs)
     most = longest if how.tokens == "all" or how.streaming else longest // 3 + 1  # about one word in three is a root
     if len(jobs) > 1 and keys.numel() * lmm.layers * lmm.heads * most * 4 > ROWS_AT_ONCE:
@@ -212,7 +212,7 @@ def _try_batch(lmm: LMM, jobs: list[_Job], how: _How) -> list[Capture | Exceptio
             answers = stream(lmm, inputs, keys, how.query, how.max_new_tokens, how.weighting)
         else:
             answers, cache = generate(lmm, inputs, how.max_new_tokens)
-        parsed = [_parse(lmm, job, answer, how.tokens) for job, answer in zip(jobs, answers, strict=True)]
+        parsed = [parse(lmm, job, answer, how.tokens) for job, answer in zip(jobs, answers, strict=True)]
         kept = [[] if isinstance(p, Exception) else p.kept.tolist() for p in parsed]
         if how.streaming:
             rows = [answer.rows for answer in answers if answer.rows is not None]
@@ -227,7 +227,7 @@ def _try_batch(lmm: LMM, jobs: list[_Job], how: _How) -> list[Capture | Exceptio
     ]
 
 
-def _grids(lmm: LMM, jobs: list[_Job], inputs: dict[str, Tensor]) -> tuple[list[PatchGrid], Int[Tensor, "batch key"]]:
+def grids_of(lmm: LMM, jobs: list[Job], inputs: dict[str, Tensor]) -> tuple[list[PatchGrid], Int[Tensor, "batch key"]]:
     """Each sample's grid, and its patches' columns with the left padding counted; -1 where a sample has fewer."""
     grids, keys = [], []
     for job, ids, mask in zip(jobs, inputs["input_ids"], inputs["attention_mask"], strict=True):
@@ -238,7 +238,7 @@ def _grids(lmm: LMM, jobs: list[_Job], inputs: dict[str, Tensor]) -> tuple[list[
     return grids, torch.nn.utils.rnn.pad_sequence(keys, batch_first=True, padding_value=-1)
 
 
-def _parse(lmm: LMM, job: _Job, answer: Answer, tokens: str) -> _Parsed | Exception:
+def parse(lmm: LMM, job: Job, answer: Answer, tokens: str) -> Parsed | Exception:
     """The answer's text, phrases and the tokens to keep, or what is wrong with it."""
     try:
         text, offsets = token_offsets(lmm.tokenizer, answer.ids)
@@ -247,17 +247,17 @@ def _parse(lmm: LMM, job: _Job, answer: Answer, tokens: str) -> _Parsed | Except
         asked = job.phrases(text) if callable(job.phrases) else job.phrases
         phrases = find_phrases(text, offsets, asked, truncated=answer.truncated)
         if tokens == "all":
-            return _Parsed(job, answer, text, phrases, np.arange(len(answer.ids)))
+            return Parsed(job, answer, text, phrases, np.arange(len(answer.ids)))
         if not phrases:
             raise CaptureError(
                 f"no noun phrase in the answer {text!r}; name words of it with phrases=[...], or use tokens='all'"
             )
-        return _Parsed(job, answer, text, phrases, np.array(sorted({t for phrase in phrases for t in phrase.tokens})))
+        return Parsed(job, answer, text, phrases, np.array(sorted({t for phrase in phrases for t in phrase.tokens})))
     except ValueError as error:
         return error
 
 
-def _finish(lmm: LMM, parsed: _Parsed, grid: PatchGrid, rows: Rows, how: _How) -> Capture | Exception:
+def _finish(lmm: LMM, parsed: Parsed, grid: PatchGrid, rows: Rows, how: _How) -> Capture | Exception:
     """The sample's capture, on the CPU, or what is wrong with its rows."""
     patches = grid.token_index.size
     attention, mean = rows.attention[..., :patches], rows.mean[..., :patches]

@@ -62,6 +62,8 @@ def parts(model: str, samples: int, out: Path) -> list[Part]:
             "heads_pointing_game.png",
         )
     ]
+    words = ("effects", model, "scenes", "--samples", few, "--draws", "2")
+    found.append(Part("effects", "What do those heads do?", words, "against_logprob.png"))
     home = Path(model) if Path(model).is_dir() else data_folder() / model
     if any(home.glob("checkpoint-*")):
         words = ("emerge", model, "scenes", "--samples", few, "--metric", "pointing_game")

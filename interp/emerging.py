@@ -24,8 +24,9 @@ from interp.contracts import Metric
 from interp.emergence import Emergence, Measurement, emergence
 from interp.frozen import vision_cache
 from interp.maps import phrase_maps
+from interp.naming import phrases_in
 from interp.nulls import MaskPool, draw
-from interp.phrases import find_phrases, match_targets, token_offsets
+from interp.phrases import match_targets
 from interp.ranking import NothingToRank, check, join, repeatable
 from interp.stores import Memory, Store, key_of
 from interp.timeline import Point, Series, digest_of
@@ -204,9 +205,7 @@ def _recall(job: _Job, group: Sequence[Sample | Skip]) -> dict[str, np.ndarray]:
     answers = lmm.generate_batch([s.image for s in samples], [s.prompt for s in samples], job.plan.max_new_tokens)
     counts = []
     for sample, answer in zip(samples, answers, strict=True):
-        ids = lmm.tokenizer(answer, add_special_tokens=False).input_ids
-        text, offsets = token_offsets(lmm.tokenizer, list(ids)) if ids else ("", [])
-        phrases = find_phrases(text, offsets) if text.strip() else ()
+        phrases = phrases_in(lmm.tokenizer, answer)
         counts.append([sum(bool(match_targets(phrases, [t])) for t in sample.targets), len(sample.targets)])
     return {"named": np.array(counts, dtype=np.int64).reshape(-1, 2)}
 

@@ -21,8 +21,10 @@ from torch.nn.utils.rnn import pad_sequence
 from interp.contracts import Metric
 from interp.interventions import Reference, ablate, knockout
 from interp.lmm import evaluating
+from interp.maps import coverage
+from interp.naming import phrases_in
 from interp.nulls import draw
-from interp.phrases import find_phrases, match_targets, token_offsets
+from interp.phrases import match_targets
 from interp.recording import record
 from interp.resuming import Resumable
 from interp.subjects import Group, Subject
@@ -241,8 +243,6 @@ def _edges(subject: Subject, group: Group, how: How, sinks: Float[Tensor, "sampl
 
 
 def _target_covers(group: Group, sample: int) -> list[np.ndarray]:
-    from interp.maps import coverage
-
     masks = [t.mask for t in group.samples[sample].targets if t.mask.any()]
     return [coverage(mask[None], group.grids[sample])[0].flatten().numpy() for mask in masks]
 
@@ -282,9 +282,7 @@ def _answered(lmm: Any, group: Group, how: How) -> Float[np.ndarray, " subject"]
     out = lmm.generate_ids(group.inputs, how.max_new_tokens).sequences[:, group.inputs["input_ids"].shape[1] :]
     found = np.zeros(len(group.subjects))
     for b, text in enumerate(lmm.tokenizer.batch_decode(out, skip_special_tokens=True)):
-        ids = list(lmm.tokenizer(text.strip(), add_special_tokens=False).input_ids)
-        said, offsets = token_offsets(lmm.tokenizer, ids) if ids else ("", [])
-        phrases = find_phrases(said, offsets) if said.strip() else ()
+        phrases = phrases_in(lmm.tokenizer, text.strip())
         masks = [mask for _, mask in match_targets(phrases, group.samples[b].targets)]
         for i in _of_sample(group, b):
             found[i] = any(np.array_equal(mask, group.subjects[i].mask) for mask in masks)

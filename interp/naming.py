@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from interp.phrases import find_phrases, match_targets, token_offsets
-from interp.types import Sample
+from interp.types import Phrase, Sample
 
 
 def named_targets(lmm: Any, samples: Sequence[Sample], max_new_tokens: int = 128) -> list[Bool[np.ndarray, " target"]]:
@@ -21,9 +21,14 @@ def named_targets(lmm: Any, samples: Sequence[Sample], max_new_tokens: int = 128
     answers = lmm.generate_batch([s.image for s in samples], [s.prompt for s in samples], max_new_tokens)
     found = []
     for sample, answer in zip(samples, answers, strict=True):
-        ids = lmm.tokenizer(answer, add_special_tokens=False).input_ids
-        text, offsets = token_offsets(lmm.tokenizer, list(ids)) if ids else ("", [])
-        phrases = find_phrases(text, offsets) if text.strip() else ()
+        phrases = phrases_in(lmm.tokenizer, answer)
         visible = [t for t in sample.targets if t.mask.any()]
         found.append(np.array([bool(match_targets(phrases, [t])) for t in visible], dtype=bool))
     return found
+
+
+def phrases_in(tokenizer: Any, answer: str) -> tuple[Phrase, ...]:
+    """The noun phrases of a model's answer; none in an empty one."""
+    ids = tokenizer(answer, add_special_tokens=False).input_ids
+    text, offsets = token_offsets(tokenizer, list(ids)) if ids else ("", [])
+    return find_phrases(text, offsets) if text.strip() else ()

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.capturing import _grids, _Job, _job, _parse
+from interp.capturing import Job, grids_of, job_of, parse
 from interp.lmm import LMM, evaluating
 from interp.maps import coverage
 from interp.phrases import match_targets
@@ -77,13 +77,13 @@ def read_group(
             if answers == "reference" and sample.answer is None:
                 raise ValueError("the sample has no reference answer; use answers='generated'")
             given = sample.answer if answers == "reference" else None
-            jobs.append((sample, _job(lmm, sample.id, sample.image, sample.prompt, given, None)))
+            jobs.append((sample, job_of(lmm, sample.id, sample.image, sample.prompt, given, None)))
         except (ValueError, OSError) as error:
             skipped.append(_skip(sample, error))
     found = _answers(lmm, [job for _, job in jobs], answers, max_new_tokens)
     kept = []
     for (sample, job), answer in zip(jobs, found, strict=True):
-        parsed = _parse(lmm, job, answer, "phrases")
+        parsed = parse(lmm, job, answer, "phrases")
         if isinstance(parsed, Exception):
             skipped.append(_skip(sample, parsed))
             continue
@@ -94,12 +94,12 @@ def read_group(
     return _group(lmm, kept, skipped)
 
 
-def _group(lmm: LMM, kept: Sequence[tuple[Sample, _Job, Answer, Any]], skipped: list[Skip]) -> Group:
+def _group(lmm: LMM, kept: Sequence[tuple[Sample, Job, Answer, Any]], skipped: list[Skip]) -> Group:
     if not kept:
         return Group([], {}, [], [], torch.empty(0, 0, dtype=torch.long), [], skipped)
     jobs = [job for _, job, _, _ in kept]
     inputs = lmm.inputs([job.image for job in jobs], [job.text for job in jobs])
-    grids, keys = _grids(lmm, jobs, inputs)
+    grids, keys = grids_of(lmm, jobs, inputs)
     subjects = [
         Subject(b, phrase, mask, coverage(mask[None], grids[b])[0])
         for b, (_, _, _, named) in enumerate(kept)
@@ -108,7 +108,7 @@ def _group(lmm: LMM, kept: Sequence[tuple[Sample, _Job, Answer, Any]], skipped: 
     return Group([s for s, *_ in kept], inputs, [a.ids for _, _, a, _ in kept], grids, keys, subjects, skipped)
 
 
-def _answers(lmm: LMM, jobs: Sequence[_Job], answers: str, max_new_tokens: int) -> list[Answer]:
+def _answers(lmm: LMM, jobs: Sequence[Job], answers: str, max_new_tokens: int) -> list[Answer]:
     if answers == "reference" or not jobs:
         return [Answer(job.ids or []) for job in jobs]
     inputs = lmm.inputs([job.image for job in jobs], [job.text for job in jobs])
