@@ -65,7 +65,7 @@ def scenes(n, seed=0):
     return samples
 
 
-def fake_captures(lmm, samples, *, answers, batch, tokens, query, max_new_tokens):
+def fake_captures(lmm, samples, *, answers, batch, tokens, query, max_new_tokens, weighting="attention"):
     for sample in samples:
         lmm.captured += 1
         rng = np.random.default_rng([lmm.seed, *sample.id.encode()])
