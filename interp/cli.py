@@ -120,6 +120,7 @@ def _effects(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--metric", default="pointing_game", metavar="METRIC", help="of grounding (default: pointing_game)"
     )
+    _weighting(sub)
     sub.add_argument(
         "--intervention", choices=("mean", "zero", "resample"), default="mean", help="what a head's output becomes"
     )
