@@ -44,8 +44,8 @@ UNET = {
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
 }  # fmt: skip
 """diffusers calls it ``attention_head_dim``, but it is the number of heads (as in Stable Diffusion 1.5)."""
-AUTOENCODER_STEPS, AUTOENCODER_SIZE = 350, 32
-UNET_STEPS, UNET_SIZE = 750, 64
+AUTOENCODER_STEPS, AUTOENCODER_SIZE = 1500, 32
+UNET_STEPS, UNET_SIZE = 4000, 64
 KL = 1e-3  # of the autoencoder's loss, per number of the latent
 DROPPED = 0.1  # share of captions that the U-Net does not see, for guidance
 SAMPLED, DDIM_STEPS, GUIDANCE = 12, 30, 4.0
@@ -251,7 +251,7 @@ def samples(pictures: Path, work: Path, log: Log, device: str, out: Path, amount
     data = Pictures(pictures)
     seen = torch.stack([data.pixels(k) for k in range(amount)]).to(device)
     again = decoder.decode(decoder.encode(seen).latent_dist.mean).sample
-    log(part="samples", sheet=str(out), reconstruction_error=round((again - seen).abs().mean().item(), 4))
+    log(part="samples", sheet=out.name, reconstruction_error=round((again - seen).abs().mean().item(), 4))
 
 
 def sheet(images: np.ndarray, captions: list[str], across: int = 4, side: int = 192) -> Image.Image:
