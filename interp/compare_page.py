@@ -14,7 +14,7 @@ from interp.storage import Run, write_bytes
 
 COLUMNS = ["metric", "contrast", "model", "heads", "a_is", "b_is", "n", "images", "a", "b", "difference", "low", "high"]
 COLUMNS += ["p", "p_corrected", "favours"]
-MAIN = {"model", "recall"}
+CHANGED = {"model, normalise changed": "the other normalisation", "model, query changed": "the other row"}
 
 
 def draw(run: Run) -> None:
@@ -111,10 +111,15 @@ def _section(run: Run, tables: Mapping[str, Any], metric: str) -> dict[str, Any]
         "about": about,
         "first_line": about["doc"].splitlines()[0],
         "pictures": [p for kind in ("effects", "heads", "layers") if (p := report._picture(run, f"{kind}_{metric}"))],
-        "model_rows": [_row(row, names) for row in own.to_dict("records") if row["contrast"] in MAIN],
-        "effect_rows": [_row(row, names) for row in own.to_dict("records") if row["contrast"] not in MAIN],
+        "model_rows": [_row(row, names) for row in own.to_dict("records") if _between(row)],
+        "effect_rows": [_row(row, names) for row in own.to_dict("records") if not _between(row)],
         "scores": [_score(row) for row in scores.to_dict("records")],
     }
+
+
+def _between(row: Mapping[Any, Any]) -> bool:
+    """Whether the difference is one between the models, and not within one."""
+    return row["contrast"] == "recall" or str(row["contrast"]).startswith("model")
 
 
 def _row(row: Mapping[Any, Any], names: Sequence[str]) -> dict[str, str]:
@@ -124,7 +129,7 @@ def _row(row: Mapping[Any, Any], names: Sequence[str]) -> dict[str, str]:
         "normalise": f"{row['model']}: mean subtracted − raw",
         "query": f"{row['model']}: predicting − own row",
         "heads": f"{row['model']}: − mean of all heads",
-    }.get(str(row["contrast"]), f"{names[1]} − {names[0]}, {str(row['contrast']).removeprefix('model, ')}")
+    }.get(str(row["contrast"]), f"{names[1]} − {names[0]}, {CHANGED.get(str(row['contrast']), row['contrast'])}")
     return {
         "what": what,
         "heads": report.REDUCTIONS.get(str(row["heads"]), str(row["heads"])),
