@@ -164,7 +164,7 @@ def patching(model: str, pairs: int, seed: int = 0) -> pd.DataFrame:
     """
     lmm = interp.load(model, device="cpu")
     bridge, rows, rng = interp.to_lens(lmm), [], np.random.default_rng(seed)
-    short = [n for n in scenes.NOUNS if len(lmm.tokenizer(f" {n}", add_special_tokens=False).input_ids) == 1]
+    short = [n for n in scenes.nouns() if len(lmm.tokenizer(f" {n}", add_special_tokens=False).input_ids) == 1]
     for pair in tqdm(range(pairs), desc="pairs"):
         names = [str(n) for n in rng.choice(short, 2, replace=False)]
         asked = []
