@@ -33,6 +33,7 @@ def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None
         tokens=np.array(capture.tokens),
         answer=np.array(capture.answer),
         phrases=np.array(json.dumps([vars(phrase) for phrase in capture.phrases])),
+        weighting=np.array(capture.weighting),
     )
     write_bytes(run.folder / "capture.npz", buffer.getvalue())
     maps = phrase_maps(capture, normalise).maps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -107,7 +108,7 @@ def about_run(options: Namespace, lmm: LMM, metrics: Mapping[str, Any]) -> dict[
     """What the report says of the data set, the metrics and the model's size."""
     return {
         "dataset": about("datasets", options.dataset),
-        "metrics": {name: _about_metric(name, module) for name, module in metrics.items()},
+        "metrics": {name: _about_metric(name, module, options.weighting) for name, module in metrics.items()},
         "layers": lmm.layers,
         "heads": lmm.heads,
     }
@@ -138,8 +139,10 @@ def _hash(lmm: LMM) -> str:
     return storage.hash_weights(lmm.model)
 
 
-def _about_metric(name: str, module: Any) -> dict[str, Any]:
+def _about_metric(name: str, module: Any, weighting: str) -> dict[str, Any]:
     low, high = module.limits
+    if (name, weighting) == ("image_mass", "value"):
+        high = math.inf  # a sum of weighted attention
     span = "standard deviations" if name == "nss" else f"{low:g}..{high:g}".replace("inf", "∞")
     doc = about("metrics", name)
     return {"higher_is_better": module.higher_is_better, "uses_mask": module.uses_mask, "unit": span, "doc": doc}

@@ -58,7 +58,7 @@ def compare(
         NothingToCompare: they have none in common.
         ValueError, interp.plugins.UnknownName: as for `interp.rank`, or an unknown effect.
     """
-    check(answers, normalise, samples, batch, nulls)
+    check(answers, normalise, samples, batch, nulls, weighting)
     if wrong := [e for e in effects if e not in EFFECTS]:
         raise ValueError(f"no effect {wrong[0]!r}; expected some of {', '.join(EFFECTS)}")
     again = repeatable(dataset, samples)

@@ -22,9 +22,9 @@ from interp.contracts import Segmenter
 from interp.evaluation.records import Record, record
 from interp.lmm import LMM
 from interp.prompts import Method
-from interp.segmentation import segment_capture
+from interp.segmentation import check_scale, segment_capture
 from interp.stores import Memory, Store, fingerprint, key_of
-from interp.types import Capture, Query, Sample, Skip
+from interp.types import Capture, Query, Sample, Skip, Weighting
 
 Task = Literal["gcg", "instances", "referring", "narrative"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -136,6 +136,7 @@ def _check(how: How) -> None:
     if how.normalise not in ("answer", "none"):
         raise ValueError(f"normalise is {how.normalise!r}; expected 'answer' or 'none'")
     m = how.method
+    check_scale(m, how.weighting)
     if how.task in GIVEN and (m.drop_words or m.min_confidence is not None or m.merge == "drop"):
         raise ValueError(
             f"the task {how.task} needs a mask for every phrase; leave out drop_words, min_confidence and merge='drop'"

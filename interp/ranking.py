@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -92,7 +92,7 @@ def rank(
         ValueError: a bad argument, or a sample id that occurs twice.
         NothingToRank: no phrase could be scored.
     """
-    check(answers, normalise, samples, batch, nulls)
+    check(answers, normalise, samples, batch, nulls, weighting)
     asked = list(dict.fromkeys(plugins.names("metrics") if metrics is None else metrics))
     found = {name: cast(Metric, plugins.get("metrics", name)) for name in dict.fromkeys([*asked, *MASK_FREE])}
     again = repeatable(dataset, samples)
@@ -138,11 +138,12 @@ def _again(store: Store, key: str) -> Batch:
     return Batch.of(arrays)
 
 
-def check(answers: str, normalise: str, samples: int | None, batch: int, nulls: int) -> None:
+def check(answers: str, normalise: str, samples: int | None, batch: int, nulls: int, weighting: str) -> None:
     """Nothing, if the options of a run are such as there are; else a ValueError."""
     for name, value, known in (
         ("answers", answers, ("reference", "generated")),
         ("normalise", normalise, ("answer", "none")),
+        ("weighting", weighting, get_args(Weighting)),
     ):
         if value not in known:
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from interp.positions import check_batch, joined, positions
 from interp.types import Weighting
-from interp.value_norms import value_norms
+from interp.value_norms import ValueNorms
 from interp.watching import Call, Hidden, Watcher
 
 _ROWS_AT_ONCE = 2**20
@@ -44,9 +44,9 @@ class Recorder(Watcher):
         mean: Any = None,
         weighting: Weighting = "attention",
     ) -> None:
-        self._weighted = weighting == "value"
         self.layers = tuple(modules)
         self.modules = tuple(modules.values())
+        self.norms = ValueNorms(self.modules) if weighting == "value" else None
         self._axis = {module: axis for axis, module in enumerate(self.modules)}
         self._last = isinstance(queries, str) and queries == "last"
         if self._last and mean is not None:
@@ -130,11 +130,13 @@ class Recorder(Watcher):
             check_batch(self._queries, query.shape[0], "queries")
             check_batch(self._keys, query.shape[0], "keys")
             key = key.float()
-            norms = value_norms(module, call.value, query.shape[1])[:, :, None] if self._weighted else None
+            norms = None if self.norms is None else self.norms(module, call.value, query.shape[1])[:, :, None]
             for part in self._parts(plan, query.shape[0] * query.shape[1] * n_keys):
                 rows = call.rows(part.rows, key, hidden)
                 rows = rows if norms is None else rows * norms
                 self._store(self._axis[module], part, self._cut(rows, part, first_key, end))
+        if self.norms is not None:
+            self.norms.expect(module, output)
 
     def _plan(self, span: tuple[int, int, int, int], device: torch.device) -> _Plan:
         """The plan for a pass of (first query, queries, first key, keys); made once for all layers of a device."""
@@ -212,7 +214,9 @@ class Recorder(Watcher):
     def _check_same(self, axis: int, again: Tensor, rows: Tensor, before: Tensor) -> None:
         """Allows a pass to be repeated (activation checkpoints do); two sequences in one recorder are an error."""
         again = again.to(rows.device)[:, None, :, None]
-        if not torch.allclose(rows.where(again, 0), before.where(again, 0), atol=1e-3, equal_nan=True):
+        rows, before = rows.where(again, 0), before.where(again, 0)
+        unit = 1.0 if self.norms is None else float(before.nan_to_num(0, 0, 0).abs().max())
+        if not torch.allclose(rows, before, atol=1e-3 * unit, equal_nan=True):
             raise ValueError(
                 f"layer {self.layers[axis]} computed rows that it had already computed, and they differ: two sequences "
                 "in one `record` (start another for the second), or a layer that runs several times in one pass"

@@ -58,6 +58,8 @@ def record(
 
     Raises:
         NoAttentionInterface: if no attention module of the model uses the interface.
+        TypeError: with ``weighting="value"``, modules whose output projection is not known, or does not get the heads'
+            outputs as they are.
         ValueError: for positions that are not whole numbers from 0 up, or a layer that does not exist.
     """
     if kind is not None or blocks is not None or type(model).__module__.startswith("diffusers."):
@@ -72,5 +74,6 @@ def record(
         return
     check_weighting(weighting)
     recorder = Recorder(attention_modules(model, layers), queries, keys, mean, cast(Weighting, weighting))
-    with watching(recorder, recorder.modules):
+    checks = contextlib.nullcontext() if recorder.norms is None else recorder.norms.checks()
+    with checks, watching(recorder, recorder.modules):
         yield recorder

@@ -23,7 +23,7 @@ from interp.maps import argmax_points, phrase_maps, reduce_heads, to_pixels
 from interp.prompts import PRESETS, Method, prompts_of
 from interp.proposals import chosen_mask, confident, merged
 from interp.segmenter import load_segmenter
-from interp.types import Capture, PhraseMaps, Proposals, Query, Segmentation, Skip
+from interp.types import Capture, PhraseMaps, Proposals, Query, Segmentation, Skip, Weighting
 
 _NO_POINT = "its map has no highest pixel: it is constant or not a number there"
 _NO_BOX = "its map gives no box: nowhere is it high enough"
@@ -67,6 +67,7 @@ def segment(
             f"preset {preset!r} takes query='predicting', normalise='answer' and weighting='attention'; got {query!r}, "
             f"{normalise!r} and {weighting!r}"
         )
+    check_scale(method, weighting)
     loaded = load_segmenter(segmenter) if segmenter is None or isinstance(segmenter, str) else segmenter
     pixels = read_image(image)
     how: Any = {"query": query, "weighting": weighting, "phrases": phrases, "max_new_tokens": max_new_tokens}
@@ -89,7 +90,12 @@ def segment_capture(
     """The capture's phrases with one mask each. ``embedded``: what ``segmenter.embed(image)`` gave, to embed once.
 
     ``options`` are fields of `interp.prompts.Method`.
+
+    Raises:
+        ValueError: as `segment_maps`, or a method that cannot take the capture's kind of map.
     """
+    method = replace(method or Method(), **options)
+    check_scale(method, capture.weighting)
     made = segment_maps(
         phrase_maps(capture, normalise),
         image,
@@ -97,11 +103,20 @@ def segment_capture(
         method=method,
         embedded=embedded,
         keep_candidates=keep_candidates,
-        **options,
     )
     about = {"query": capture.query, "normalise": normalise if isinstance(normalise, str) else "generic prompt"}
     about |= {"weighting": capture.weighting}
     return replace(made, prompt=capture.prompt, answer=capture.answer, details={**made.details, **about})
+
+
+def check_scale(method: Method, weighting: str) -> None:
+    """Nothing, unless the method takes the values of weighted maps for those of attention; then a ValueError."""
+    if (method.prompting, method.temperature, weighting) == ("mask", Method.temperature, "value"):
+        raise ValueError(
+            f"prompting='mask' takes maps over a temperature, by default {Method.temperature}, which is made for "
+            "attention; value-weighted maps are as much larger as the values' norms: give another temperature, another "
+            "prompting, or weighting='attention'"
+        )
 
 
 def segment_maps(

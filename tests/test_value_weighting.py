@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import interp
+from interp.ranking import check
 from interp.stores import Memory
 from interp.types import Sample, Target
-from interp.value_norms import output_weight
+from interp.value_norms import output_projection, output_weight
 
 
 def explicit(attention, values, weight):
@@ -115,9 +116,10 @@ def test_an_adapter_that_is_not_merged_counts(tiny_llava):
 
     model, _ = tiny_llava
     attention = model.model.language_model.layers[1].self_attn
-    plain = output_weight(attention).clone()
+    like = torch.empty(0, 32)
+    plain = output_weight(output_projection(attention), like).clone()
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["o_proj"], init_lora_weights=False))
-    with_adapter = output_weight(attention)
+    with_adapter = output_weight(output_projection(attention), like)
     adapted.merge_adapter()
     torch.testing.assert_close(with_adapter, attention.o_proj.base_layer.weight.float(), atol=1e-5, rtol=1e-4)
     assert (with_adapter - plain).abs().max() > 1e-3
@@ -140,7 +142,7 @@ def test_weights_swapped_in_place_change_the_norms(tiny_llava, photo):
 
 def test_a_projection_that_is_not_known_is_named_in_the_error():
     with pytest.raises(TypeError, match=r"no output projection called o_proj.*0, 1"):
-        output_weight(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))
+        output_projection(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))
 
 
 @pytest.mark.parametrize(
@@ -206,3 +208,54 @@ def test_masks_are_scored_where_their_image_is(tiny_lmm, photo):
     how = {"metrics": ["mass_in_mask"], "names": ("a", "b"), "recall": False, "effects": (), "progress": False}
     found = [interp.compare(tiny_lmm, tiny_lmm, samples, weighting=w, **how).scores for w in ("attention", "value")]
     assert not found[0]["mean"].equals(found[1]["mean"])
+
+
+def test_a_projection_stored_transposed_gives_the_same_weight():
+    from transformers.pytorch_utils import Conv1D
+
+    stored = Conv1D(6, 4)
+    torch.testing.assert_close(output_weight(stored, torch.empty(0, 4)), stored.weight.T)
+
+
+def test_a_projection_of_more_than_the_heads_outputs_is_refused():
+    with pytest.raises(TypeError, match="takes 6 numbers and the heads give 4"):
+        output_weight(torch.nn.Linear(6, 4), torch.empty(0, 4))
+
+
+def test_dropout_of_a_model_in_training_does_not_reach_the_norms():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(4, 6)
+    drops = torch.nn.Sequential(torch.nn.Dropout(0.5), linear).train()
+    torch.testing.assert_close(output_weight(drops, torch.empty(0, 4)), linear.weight, atol=1e-5, rtol=1e-4)
+    assert drops.training and drops[0].training
+
+
+def test_a_module_that_gates_its_heads_outputs_is_refused_and_left_as_it_was(tiny_llava, photo):
+    """The norm of the projected value would not be what such a head passes on."""
+    model, processor = tiny_llava
+    batch = processor(images=photo, text="<image>\nA dog.", return_tensors="pt")
+    projection = model.model.language_model.layers[1].self_attn.o_proj
+    gate = projection.register_forward_pre_hook(lambda _, args: (args[0] * 0.5,))
+    try:
+        refused = pytest.raises(TypeError, match="changes its heads' outputs before it projects them")
+        with torch.no_grad(), refused, interp.record(model, [20], weighting="value"):
+            model(**batch)
+        assert list(projection._forward_pre_hooks) == [gate.id]
+        with torch.no_grad(), interp.record(model, [20]):
+            model(**batch)
+    finally:
+        gate.remove()
+
+
+def test_weighted_maps_do_not_reach_a_temperature_made_for_attention(tiny_lmm, photo):
+    how = {"answer": "A dog.", "segmenter": "threshold", "prompting": "mask"}
+    with pytest.raises(ValueError, match="value-weighted maps are as much larger"):
+        interp.segment(tiny_lmm, photo, "What?", weighting="value", **how)
+    capture = interp.capture(tiny_lmm, photo, "What?", "A dog.", weighting="value")
+    with pytest.raises(ValueError, match="give another temperature"):
+        interp.segment_capture(capture, photo, interp.load_segmenter("threshold"), prompting="mask")
+
+
+def test_an_unknown_weighting_stops_a_run_before_its_first_image():
+    with pytest.raises(ValueError, match=r"weighting is 'norm'; expected one of 'attention', 'value'"):
+        check("reference", "answer", None, 8, 8, "norm")
