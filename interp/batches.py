@@ -21,11 +21,14 @@ from interp.scoring import MetricScores, score_sample
 from interp.types import Capture, Head, Query, Sample, Skip, Weighting
 
 REDUCTIONS = {"paper": "all", "released": "released"}
+KNOWN = 4096
+"""Samples whose masks on the patch grid are kept for the next checkpoint."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all batches of a run have in common."""
+    """What all batches of a run have in common. ``known`` keeps masks on patch grids for a data set that is scored
+    again and again; None keeps none."""
 
     lmm: Any
     metrics: Mapping[str, Metric]
@@ -37,6 +40,7 @@ class Plan:
     nulls: int
     max_new_tokens: int
     weighting: Weighting = "attention"
+    known: dict[tuple[Any, ...], tuple[Tensor, Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -184,20 +188,28 @@ def _prepare(
         }
         for i, mask in matched
     ]
-    usual = plan.pool.usual_places(sample.id, size, result.grid)
-    nulls = [
-        plan.pool.of_others(sample.id, i, a["area"], size, result.grid, plan.nulls, plan.seed)
-        for i, a in zip(index, about, strict=True)
-    ]
+    known = {} if plan.known is None else plan.known
+    key = (sample.id, *index, *result.grid.shape, *result.grid.box)
+    if key not in known:
+        usual = plan.pool.usual_places(sample.id, size, result.grid)
+        nulls = [
+            plan.pool.of_others(sample.id, i, a["area"], size, result.grid, plan.nulls, plan.seed)
+            for i, a in zip(index, about, strict=True)
+        ]
+        if len(known) >= KNOWN:
+            known.clear()
+        others = usual.expand(len(index), -1, -1)
+        known[key] = coverage(masks, result.grid), others, stack(nulls, plan.nulls)
+    on_grid, others, null_masks = known[key]
     device = getattr(plan.lmm, "device", raw.device)
     return about, Maps(
         rows=list(range(first, first + len(index))),
         samples=[place] * len(index),
         raw=raw.to(device),
         normalised=normalised.to(device),
-        masks=coverage(masks, result.grid),
-        others=usual.expand(len(index), -1, -1),
-        nulls=stack(nulls, plan.nulls),
+        masks=on_grid,
+        others=others,
+        nulls=null_masks,
     )
 
 

@@ -22,7 +22,7 @@ from interp.batches import Batch, Plan
 from interp.capturing import captures
 from interp.contracts import Metric
 from interp.emergence import Emergence, Measurement, emergence
-from interp.frozen import vision_cache
+from interp.frozen import inputs_cache, vision_cache
 from interp.maps import phrase_maps
 from interp.naming import phrases_in
 from interp.nulls import MaskPool, draw
@@ -118,7 +118,7 @@ def emerge(
         "pool": pool.digest(),
         "version": interp.__version__,
     }
-    plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting)
+    plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting, {})
     job = _Job(
         plan,
         series,
@@ -134,7 +134,8 @@ def emerge(
 
 def _emerge(job: _Job, progress: bool) -> Emerged:
     measured, maps, skipped, computed = [], {}, [], 0
-    with job.series.swap(job.plan.lmm) as swap, vision_cache(job.plan.lmm.model) as cache:
+    lmm = job.plan.lmm
+    with job.series.swap(lmm) as swap, inputs_cache(lmm), vision_cache(lmm.model) as cache:
         bar = tqdm(job.series.sound, desc="checkpoints", unit="checkpoint", disable=not progress)
         for point in bar:
             bar.set_postfix_str(f"step {point.step}")

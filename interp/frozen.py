@@ -1,5 +1,6 @@
-"""What no checkpoint of a series changes is computed once: the vision tower's features of every batch of images, and
-the noised latents of DiffLMM. Its U-Net runs each time: the implicit captioner, which it looks at, is trained."""
+"""What no checkpoint of a series changes is computed once: the inputs, the vision tower's features of every batch of
+images, and the noised latents of DiffLMM. Its U-Net runs each time: the implicit captioner, which it looks at, is
+trained."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -102,18 +104,43 @@ def vision_cache(model: torch.nn.Module, budget: int = BUDGET) -> Iterator[Visio
 
 
 @contextlib.contextmanager
-def _instead(module: torch.nn.Module, name: str, stand_in: Any) -> Iterator[None]:
-    """Inside, the module's method is the stand-in, which is given the method as its first argument."""
-    method = getattr(module, name)
+def inputs_cache(lmm: Any, budget: int = BUDGET // 2) -> Iterator[None]:
+    """Inside, ``lmm.inputs`` of the same images and texts are prepared once; kept on the CPU, by the images' bytes."""
+    kept: dict[str, dict[str, Tensor]] = {}
+    room = budget
+
+    def inputs(compute: Any, images: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, Tensor]:
+        nonlocal room
+        digest = hashlib.sha256(repr([*texts, *((x.dtype, x.shape) for x in images)]).encode())
+        for image in images:
+            digest.update(np.ascontiguousarray(image).data)
+        key = digest.hexdigest()
+        if key not in kept:
+            made = compute(images, texts)
+            size = sum(tensor.numel() * tensor.element_size() for tensor in made.values())
+            if size > room:
+                return made
+            room -= size
+            kept[key] = {name: tensor.cpu() for name, tensor in made.items()}
+        return {name: tensor.to(lmm.device, copy=True) for name, tensor in kept[key].items()}
+
+    with _instead(lmm, "inputs", inputs):
+        yield
+
+
+@contextlib.contextmanager
+def _instead(owner: Any, name: str, stand_in: Any) -> Iterator[None]:
+    """Inside, the owner's method is the stand-in, which is given the method as its first argument."""
+    method = getattr(owner, name)
 
     def call(*given: Any, **options: Any) -> Any:
         return stand_in(method, *given, **options)
 
-    setattr(module, name, call)
+    object.__setattr__(owner, name, call)  # a frozen dataclass may own it
     try:
         yield
     finally:
-        delattr(module, name)
+        object.__delattr__(owner, name)
 
 
 def _key(pixel_values: Tensor, *beside: Any) -> str:

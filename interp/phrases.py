@@ -168,7 +168,9 @@ def _load(name: str) -> Language:
     return parser
 
 
+@lru_cache(maxsize=4096)
 def _parse(text: str, parser: str | None) -> Doc:
+    """The parsed text, not to be changed. A series of checkpoints asks for the same answers again and again."""
     return load_parser(parser)(text)
 
 

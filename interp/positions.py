@@ -28,21 +28,25 @@ def positions(positions: Any, name: str) -> Int[Tensor, "sample row"]:
     Raises:
         ValueError: anything but whole numbers, or a negative one (-1 is allowed per sample).
     """
-    wrong = (
-        f"{name} must be whole numbers from 0 up, or an Int tensor [sample row] with -1 for absent"
-        f"{', or last' if name == 'queries' else ''}; got {positions!r}"
-    )
     try:
         x = torch.as_tensor(positions if isinstance(positions, Tensor) else list(positions)).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(wrong) from error
+        raise _wrong(positions, name) from error
     if x.numel() == 0:
         x = x.long()
     if x.ndim not in (1, 2) or x.dtype == torch.bool or x.is_floating_point() or x.is_complex():
-        raise ValueError(wrong)
+        raise _wrong(positions, name)
     if x.numel() and int(x.min()) < (0 if x.ndim == 1 else -1):
-        raise ValueError(wrong)
+        raise _wrong(positions, name)
     return torch.atleast_2d(x.long())
+
+
+def _wrong(positions: Any, name: str) -> ValueError:
+    """The error, made only when there is one: a tensor is slow to print."""
+    return ValueError(
+        f"{name} must be whole numbers from 0 up, or an Int tensor [sample row] with -1 for absent"
+        f"{', or last' if name == 'queries' else ''}; got {positions!r}"
+    )
 
 
 def check_batch(positions: Tensor | None, batch: int, name: str) -> None:

@@ -12,9 +12,6 @@ from torch import Tensor
 
 from interp.contracts import Metric
 
-BUDGET = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Map values that are scored in one call against null masks: on a CPU as many as its cache holds."""
-
 
 class MetricScores(NamedTuple):
     """One metric: scores, mean score on null masks, and chance."""
@@ -54,14 +51,6 @@ def _null(
     others: Float[Tensor, "phrase row col"],
     null_masks: Float[Tensor, "phrase null row col"],
 ) -> Float[Tensor, "phrase layer head"]:
-    """Mean score over the null masks. As many at once as the budget allows: the maps are repeated for each."""
-    step = max(1, BUDGET.get(maps.device.type, BUDGET["cuda"]) // max(maps.numel(), 1))
-    parts = []
-    for some in null_masks.split(step, dim=1):
-        n = some.shape[1]
-        repeated = [x.repeat_interleave(n, 0) for x in (maps, others)] if n > 1 else [maps, others]
-        score = metric.score(repeated[0], some.flatten(0, 1), repeated[1])
-        parts.append(score.unflatten(0, (-1, n)))
-    if not parts:
-        return maps.new_full(maps.shape[:3], torch.nan)
-    return torch.cat(parts, 1).nanmean(1)
+    """Mean score over the null masks, one at a time: what depends on the maps alone is computed once (`in_order`)."""
+    parts = [metric.score(maps, some, others) for some in null_masks.unbind(1)]
+    return torch.stack(parts, 1).nanmean(1) if parts else maps.new_full(maps.shape[:3], torch.nan)

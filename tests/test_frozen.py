@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import interp
-from interp.frozen import vision_cache
+from interp.frozen import inputs_cache, vision_cache
 from interp.types import Sample
 
 
@@ -57,3 +57,23 @@ def test_a_full_cache_computes_what_it_cannot_keep(tiny_lmm):
         for _ in range(2):
             assert torch.equal(attention(tiny_lmm), before)
         assert cache.misses == 6 and cache.bytes == 0
+
+
+def test_inputs_are_prepared_once_and_are_the_same(tiny_lmm, monkeypatch):
+    """Else a series of checkpoints processes every image again, or a cached input is not the image's own."""
+    lmm = tiny_lmm
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, (96, 96, 3), dtype=np.uint8) for _ in range(2)]
+    texts = [lmm.family.template(lmm.processor, "Describe the image.")] * 2
+    fresh, other = lmm.inputs(images, texts), lmm.inputs(images[::-1], texts)
+    counted, prepare = [], lmm.family.prepare
+    monkeypatch.setattr(lmm.family, "prepare", lambda *given: counted.append(1) or prepare(*given))
+    with inputs_cache(lmm):
+        first = lmm.inputs(images, texts)
+        first["pixel_values"].zero_()  # what a user does with them is no concern of the cache
+        again, turned = lmm.inputs(images, texts), lmm.inputs(images[::-1], texts)
+    assert len(counted) == 2, "the same images with the same texts are prepared once"
+    assert "inputs" not in vars(lmm)
+    for name, tensor in fresh.items():
+        assert torch.equal(again[name], tensor)
+        assert torch.equal(turned[name], other[name])

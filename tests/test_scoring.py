@@ -1,4 +1,4 @@
-"""Null scores are the mean over null masks, however many are scored at once; stored maps come back as they were."""
+"""Null scores are the mean over null masks; maps are sorted once; stored maps come back as they were."""
 
 import numpy as np
 import pytest
@@ -21,9 +21,7 @@ def drawn():
     return raw, raw - mean, masks, masks.mean(0).expand(4, 6, 6), nulls
 
 
-@pytest.mark.parametrize("budget", [1, 1 << 30])
-def test_null_is_the_mean_over_the_null_masks_that_are_defined(drawn, budget, monkeypatch):
-    monkeypatch.setattr(scoring, "BUDGET", {"cpu": budget, "cuda": budget})
+def test_null_is_the_mean_over_the_null_masks_that_are_defined(drawn):
     raw, normalised, masks, others, nulls = drawn
     scores = scoring.score_sample(*drawn, METRICS)
     for name, metric in METRICS.items():
@@ -36,6 +34,38 @@ def test_null_is_the_mean_over_the_null_masks_that_are_defined(drawn, budget, mo
         np.testing.assert_allclose(scores[name].null[[0, 1, 3]], expected, atol=1e-5)
         assert np.isnan(scores[name].null[2]).all()
         np.testing.assert_allclose(scores[name].values, metric.score(maps, masks, others), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["average_precision", "auc_shuffled", "iou_at_best"])
+def test_maps_that_were_written_to_are_sorted_anew(drawn, name):
+    """Else a user who changes maps in place gets the scores of the old ones."""
+    _, normalised, masks, others, _ = drawn
+    maps = normalised.clone()
+    before = METRICS[name].score(maps, masks, others)
+    maps.copy_(-normalised)
+    changed = METRICS[name].score(maps, masks, others)
+    assert torch.equal(changed, METRICS[name].score(-normalised, masks, others))
+    assert not torch.allclose(before, changed)
+
+
+def test_sorted_maps_are_let_go_with_the_maps(drawn):
+    """Else a long run keeps every batch's maps in memory."""
+    from interp.metrics import _region
+
+    held = len(_region._SORTED)
+    maps = drawn[1].clone()
+    METRICS["average_precision"].score(maps, drawn[2], drawn[3])
+    assert len(_region._SORTED) == held + 1
+    del maps
+    assert len(_region._SORTED) == held
+
+
+def test_maps_made_in_inference_mode_can_be_scored(drawn):
+    _, normalised, masks, others, _ = drawn
+    with torch.inference_mode():
+        maps = normalised * 1
+        scores = METRICS["average_precision"].score(maps, masks, others)
+    assert torch.equal(scores, METRICS["average_precision"].score(normalised, masks, others))
 
 
 def test_stored_maps_keep_their_digits(drawn):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 HALF = 0.5
 
@@ -44,6 +47,39 @@ def require_attention(maps: Float[Tensor, "phrase layer head row col"], metric: 
             f"{metric} got maps with negative values (least {maps.nan_to_num().min().item():.3g}); it needs the raw "
             "attention: phrase_maps(capture, normalise='none')"
         )
+
+
+class Sorted:
+    """The patches of maps from the highest value to the lowest: ``values``, and ``order``, their places in the map."""
+
+    def __init__(self, maps: Float[Tensor, "phrase layer head row col"]):
+        self.values, self.order = patches(maps).sort(dim=-1, descending=True)
+
+    @cached_property
+    def ends(self) -> Int[Tensor, "phrase layer head patch"]:
+        """See `tie_ends`."""
+        return tie_ends(self.values)
+
+    @cached_property
+    def starts(self) -> Int[Tensor, "phrase layer head patch"]:
+        """See `tie_starts`."""
+        return tie_starts(self.values)
+
+
+def in_order(maps: Float[Tensor, "phrase layer head row col"]) -> Sorted:
+    """The sorted maps, sorted once for as long as the tensor lives and is not written to.
+
+    The same maps are scored on many null masks, and sorting costs most.
+    """
+    if maps.is_inference():
+        return Sorted(maps)
+    kept = _SORTED.get(maps)
+    if kept is None or kept[0] != maps._version:
+        kept = _SORTED[maps] = (maps._version, Sorted(maps))
+    return kept[1]
+
+
+_SORTED: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def tie_ends(ordered: Float[Tensor, "*axes patch"]) -> Int[Tensor, "*axes patch"]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.metrics._region import along, has_shape, in_mask, patches, tie_ends, tie_starts, undefined_to_nan
+from interp.metrics._region import along, has_shape, in_mask, in_order, patches, undefined_to_nan
 
 higher_is_better = True
 raw = False
@@ -30,12 +30,12 @@ def score(
     a, inside = patches(maps), in_mask(masks)
     usual = others.flatten(1).to(a.dtype)
     total = usual.sum(-1, keepdim=True)
-    ordered, order = a.sort(dim=-1)
-    weight = along(usual / torch.where(total > 0, total, 1), order)
+    ranked = in_order(maps)
+    weight = along(usual / torch.where(total > 0, total, 1), ranked.order)
     up_to = weight.cumsum(-1)
-    below = (up_to - weight).gather(-1, tie_starts(ordered))
-    rank = (below + up_to.gather(-1, tie_ends(ordered))) / 2
-    hit = along(inside.to(a.dtype), order)
+    above = (up_to - weight).gather(-1, ranked.starts)
+    rank = 1 - (above + up_to.gather(-1, ranked.ends)) / 2
+    hit = along(inside.to(a.dtype), ranked.order)
     positives = inside.sum(-1)[:, None, None]
     auc = ((hit * rank).sum(-1) / positives.clamp(min=1)).clamp(0.0, 1.0)
     return undefined_to_nan(auc, has_shape(a) & (positives > 0) & (total > 0)[..., None])

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.metrics._region import along, has_shape, in_mask, patches, tie_ends, undefined_to_nan
+from interp.metrics._region import along, has_shape, in_mask, in_order, patches, undefined_to_nan
 
 higher_is_better = True
 raw = False
@@ -26,10 +26,9 @@ def score(
 ) -> Float[Tensor, "phrase layer head"]:
     """Average precision, 0..1; NaN if M has no patch and for a constant map."""
     a, inside = patches(maps), in_mask(masks)
-    ordered, order = a.sort(dim=-1, descending=True)
-    hit = along(inside.to(a.dtype), order)
-    end = tie_ends(ordered)
-    precision = hit.cumsum(-1).gather(-1, end) / (end + 1)
+    ranked = in_order(maps)
+    hit = along(inside.to(a.dtype), ranked.order)
+    precision = hit.cumsum(-1).gather(-1, ranked.ends) / (ranked.ends + 1)
     positives = inside.sum(-1)[:, None, None]
     return undefined_to_nan((hit * precision).sum(-1) / positives.clamp(min=1), has_shape(a) & (positives > 0))
 

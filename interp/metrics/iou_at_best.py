@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.metrics._region import along, has_shape, in_mask, patches, undefined_to_nan
+from interp.metrics._region import along, has_shape, in_mask, in_order, patches, undefined_to_nan
 
 higher_is_better = True
 raw = False
@@ -25,14 +25,14 @@ def score(
 ) -> Float[Tensor, "phrase layer head"]:
     """Best IoU, 0..1; NaN if M has no patch and for a constant map."""
     a, inside = patches(maps), in_mask(masks)
-    ordered, order = a.sort(dim=-1, descending=True)
-    common = along(inside.to(a.dtype), order).cumsum(-1)
+    ranked = in_order(maps)
+    common = along(inside.to(a.dtype), ranked.order).cumsum(-1)
     chosen = torch.arange(1, a.shape[-1] + 1, device=a.device, dtype=a.dtype)
     positives = inside.sum(-1)[:, None, None]
     iou = common / (chosen + positives[..., None] - common)
     # A threshold cannot part patches of equal value: only the last of each run counts.
-    parted = torch.ones_like(ordered, dtype=torch.bool)
-    parted[..., :-1] = ordered[..., :-1] > ordered[..., 1:]
+    parted = torch.ones_like(ranked.values, dtype=torch.bool)
+    parted[..., :-1] = ranked.values[..., :-1] > ranked.values[..., 1:]
     return undefined_to_nan(iou.masked_fill(~parted, 0).amax(-1), has_shape(a) & (positives > 0))
 
 

@@ -76,11 +76,12 @@ def side_by_side(series: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, pd.DataF
             _leaders(top, rows, own)
             _loss(bottom, steps)
             top.set_title(f"{name}: {int(np.isfinite(column(own, 'onset')).sum())} of {len(own)} heads")
-            top.legend(loc="upper left", fontsize=7)
+            top.legend(loc="upper left", fontsize=7, ncols=2, frameon=True, framealpha=1, edgecolor="none")
             for axes in (top, bottom):
                 _stages(axes, rows, names=axes is top)
             _step_axis(bottom, every)
         panels[0, 0].set_ylabel(words(metric))
+        panels[0, 0].set_ylim(top=1.25 * panels[0, 0].get_ylim()[1])  # room for the legends; the scale is shared
         panels[1, 0].set_ylabel(LOSS)
     return figure
 
