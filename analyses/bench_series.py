@@ -5,8 +5,8 @@
 Both ways run in this process, one checkpoint of each at a time in turns, so that whatever else the machine does falls
 on both. A checkpoint alone: weights by `interp.load` (`from_pretrained`), images and masks read, answers parsed and
 scored; imports and the loading of spaCy are on nobody's bill. In place: what all checkpoints share is read and parsed
-once. Written: seconds of wall and of processor time each way, and the weights kept beside the model after each checkpoint.
-Scores that are equal bit by bit are a condition, not a measurement.
+once. Written: seconds of wall and of processor time each way, and the weights kept beside the model after each
+checkpoint. Scores that are equal bit by bit are a condition, not a measurement.
 """
 
 from __future__ import annotations
