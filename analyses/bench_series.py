@@ -60,14 +60,14 @@ def main() -> None:
     alone(points[0])  # both ways warm
     spent = {way: {"wall": 0.0, "processor": 0.0} for way in ("in place", "afresh")}
     held, known = [], {}
-    phrases._parse.cache_clear()
+    phrases._parsed.cache_clear()
     lmm, given = timed(spent["in place"], lambda: (series.load(device="cpu"), read()))
     with series.swap(lmm) as swap, inputs_cache(lmm), vision_cache(lmm.model) as cache:
         for point in points:
             ours = timed(spent["in place"], lambda point=point: at(swap, cache, point) or measure(lmm, *given, known))
-            parsed, phrases._parse = phrases._parse, lru_cache(phrases._parse.__wrapped__)
+            parsed, phrases._parsed = phrases._parsed, lru_cache(phrases._parsed.__wrapped__)
             theirs = timed(spent["afresh"], lambda point=point: alone(point))
-            phrases._parse = parsed
+            phrases._parsed = parsed
             same = all(
                 np.array_equal(x[k], y[k], equal_nan=True)
                 for x, y in zip(ours, theirs, strict=True)

@@ -168,10 +168,14 @@ def _load(name: str) -> Language:
     return parser
 
 
-@lru_cache(maxsize=4096)
 def _parse(text: str, parser: str | None) -> Doc:
+    return _parsed(text, parser or _first_installed())
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str, parser: str) -> Doc:
     """The parsed text, not to be changed. A series of checkpoints asks for the same answers again and again."""
-    return load_parser(parser)(text)
+    return _load(parser)(text)
 
 
 def _occurrences(doc: Doc, phrase: str | tuple[int, int]) -> Iterator[tuple[int, int]]:
