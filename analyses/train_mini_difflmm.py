@@ -122,12 +122,13 @@ def load_autoencoder(work: Path) -> Any:
 
 
 @torch.no_grad()
-def posteriors(pictures: Path, work: Path, log: Log, device: str, size: int = 100) -> None:
+def posteriors(pictures: Path, work: Path, log: Log, device: str, vae: Any = None, size: int = 100) -> None:
     """WORK/posteriors.npy (Float16[scene 8 row col], mean and log variance of each latent), WORK/scaling.json.
 
-    The autoencoder is frozen from here on: its part is computed once for the U-Net and all LLaVA stages.
+    The autoencoder (``vae``, or the trained one of WORK) is frozen from here on: its part is computed once for the
+    U-Net and all LLaVA stages.
     """
-    data, model = Pictures(pictures), load_autoencoder(work).to(device)
+    data, model = Pictures(pictures), vae or load_autoencoder(work).to(device)
     amount, side = len(data.nouns), UNET["sample_size"]
     moments = np.lib.format.open_memmap(work / "partial.npy", "w+", np.float16, (amount, 8, side, side))
     for first in range(0, amount, size):

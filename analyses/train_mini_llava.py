@@ -75,7 +75,7 @@ def _small(image: np.ndarray, pixels: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((pixels, pixels), Image.Resampling.BICUBIC))
 
 
-def _scene(index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def scene(index: int) -> tuple[np.ndarray, tuple[str, ...]]:
     rng = scenes.generator("train", index)
     chosen = scenes.choose(rng, "train", counts=(1, 5))
     return _small(scenes.compose(rng, chosen).image, PIXELS), chosen
@@ -647,7 +647,7 @@ def main() -> None:
     a, log = parsed(parser)
     parts = {
         "tokenizer": lambda: (a.work / "tokenizer").exists() or tokenizer(a.work, log),
-        "scenes": lambda: (a.work / "scenes.npy").exists() or render(a.work, log, "scenes", _scene, PIXELS, SCENES),
+        "scenes": lambda: (a.work / "scenes.npy").exists() or render(a.work, log, "scenes", scene, PIXELS, SCENES),
         "close_ups": lambda: (
             (a.work / "close_ups.npy").exists() or render(a.work, log, "close_ups", _close_up, CLOSE, CLOSE_UPS)
         ),

@@ -1,12 +1,11 @@
 """What each part of DiffLMM's eyes is worth: short trainings with parts taken away, several seeds, paired intervals.
 
-    python analyses/train_variants.py --llava runs/train --difflmm runs/train-difflmm --mini-llava data/mini-llava \
-        --seeds 2 3 4 --steps 480 240 --out runs/variants
+    python analyses/train_variants.py --seeds 2 3 4 --steps 480 240 --out runs/variants
 
-``--llava`` and ``--difflmm`` are the work folders of ``train_mini_llava.py`` and ``train_mini_difflmm.py``. Each
-variant and seed goes through LLaVA's two stages (other seeds see other scenes, too) into OUT/VARIANT-SEED, which
-``interp.load`` takes; then all are measured on the same test scenes. What is done already is not done again. Writes
-variants.csv and variants.md: each variant's grounding and noun recall beside those of ``both``.
+The frozen parts are those of the shipped mini-llava and mini-difflmm. Each variant and seed goes through LLaVA's two
+stages (other seeds see other scenes, too) into OUT/VARIANT-SEED, which ``interp.load`` takes; then all are measured on
+the same test scenes. What is done already is not done again. Writes variants.csv and variants.md: each variant's
+grounding and noun recall beside those of ``both``.
 
 ``both``: as mini-difflmm. ``clip``: the U-Net's feature is cut off before the projector. ``diffusion``: CLIP's tokens
 are; the implicit captioner still has them. ``empty``: the U-Net sees an empty caption in place of the implicit one.
@@ -31,12 +30,15 @@ import train_mini_difflmm as difflmm
 import train_mini_llava as llava
 from _training import Log
 from compare_claims import Estimate, one_training, over_trainings, verdict
+from safetensors.torch import load_file
+from transformers import AutoProcessor, AutoTokenizer, CLIPTextConfig, CLIPTextModel, LlavaForConditionalGeneration
 
 import interp
 from interp.contrasts import KEY
 from interp.datasets import scenes
-from interp.models.difflmm import DiffLMMProcessor
+from interp.models.difflmm import DiffLMMForConditionalGeneration
 from interp.naming import named_targets
+from interp.shipped import data_folder
 from interp.storage import write_bytes
 
 VARIANTS = ("llava", "both", "clip", "diffusion", "empty", "diffusion-empty", "t-1", "t-50", "t-300")
@@ -51,8 +53,8 @@ class Shifted:
     def __init__(self, data: Any, seed: int) -> None:
         self.data, self.shift = data, (seed - 2) % 1000 * ELSEWHERE
 
-    def __call__(self, visits: list[int]) -> dict[str, torch.Tensor]:
-        return self.data([visit + self.shift for visit in visits])
+    def __call__(self, visits: list[int]) -> dict[str, Any]:
+        return {**self.data([visit + self.shift for visit in visits]), "use_cache": False}
 
 
 def check(variant: str) -> str:
@@ -67,16 +69,47 @@ def check(variant: str) -> str:
 
 
 def untrained(variant: str, a: argparse.Namespace, how: llava.Round, seed: int) -> tuple[Any, Any]:
-    """The variant's model before a round, and the round's batches."""
-    if variant == "llava":
-        model, data = llava.for_training(a.llava)(how, seed)
+    """The variant's model with a fresh projector, and the round's batches."""
+    alone = variant == "llava"
+    base = (a.mini_llava if alone else a.mini_difflmm) / "base"
+    kind = LlavaForConditionalGeneration if alone else DiffLMMForConditionalGeneration
+    shipped = kind.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+    torch.manual_seed(seed)
+    model = kind(shipped.config)
+    parts = {k: v for k, v in shipped.state_dict().items() if "multi_modal_projector" not in k}
+    lost = model.load_state_dict(parts, strict=False)
+    if lost.unexpected_keys or any("multi_modal_projector" not in key for key in lost.missing_keys):
+        raise KeyError(f"the parts of {base} do not make the model again: {lost}")
+    model.tie_weights()
+    model.generation_config = shipped.generation_config
+    fast = AutoTokenizer.from_pretrained(base)
+    if alone:
+        data = llava.Dialogues(llava.Rendered(pictures(a), things=how.things), fast, how.captions_only)
     else:
-        model, data = difflmm.for_training(a.llava, a.difflmm, a.device)(how, seed)
-        take_away(model, variant, a.llava)
+        seen = difflmm.Pictures(pictures(a), things=how.things)
+        data = difflmm.Dialogues(seen, fast, how.captions_only)
+        if not (pictures(a) / "posteriors.npy").exists():
+            log, vae = Log(a.out / "log.jsonl"), model.model.diffusion.vae.to(a.device)
+            difflmm.posteriors(pictures(a), pictures(a), log, a.device, vae)
+        model.model.diffusion.posterior = difflmm.Posteriors(pictures(a), seen)
+        difflmm.plain_attention(model.model.diffusion.unet, a.device)
+        take_away(model, variant, a.mini_llava)
+    if a.compile:
+        for layer in model.model.language_model.layers:
+            layer.compile(dynamic=True)
     return model, Shifted(data, seed)
 
 
-def take_away(model: Any, variant: str, pictures: Path) -> None:
+def pictures(a: argparse.Namespace) -> Path:
+    """The folder of the rendered training scenes, which are rendered when they are not there."""
+    folder = a.out / "scenes"
+    if not (folder / "scenes.npy").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        llava.render(folder, Log(a.out / "log.jsonl"), "scenes", llava.scene, llava.PIXELS, llava.SCENES)
+    return folder
+
+
+def take_away(model: Any, variant: str, mini_llava: Path) -> None:
     """Cuts off what the variant does not have, as weights that are zero (or constant) and get no gradient."""
     projector = model.model.multi_modal_projector
     if variant.startswith("t-"):
@@ -88,7 +121,7 @@ def take_away(model: Any, variant: str, pictures: Path) -> None:
     if variant in ("diffusion", "diffusion-empty"):
         cut(first, slice(feature, None))
     if variant in ("empty", "diffusion-empty"):
-        tokens = empty_caption(pictures)
+        tokens = empty_caption(mini_llava)
         places = projector.caption_position
         # Each token as often as any other: attention to them is that to the tokens alone.
         if len(places) % len(tokens):
@@ -110,10 +143,15 @@ def cut(weight: torch.nn.Parameter, columns: slice) -> None:
 
 
 @torch.no_grad()
-def empty_caption(pictures: Path) -> torch.Tensor:
+def empty_caption(mini_llava: Path) -> torch.Tensor:
     """What the U-Net was trained to see in place of a dropped caption: Float[token channel]."""
-    text, fast = difflmm.clip_text(pictures)
-    said = fast("<eot>", return_tensors="pt")
+    text = CLIPTextModel(CLIPTextConfig.from_pretrained(mini_llava / "clip", attn_implementation="eager")).eval()
+    weights = load_file(mini_llava / "clip" / "without_vision.safetensors")
+    weights = {k: v.float() for k, v in weights.items() if k.startswith("text_model.")}
+    if not any(key.startswith("text_model.") for key in text.state_dict()):
+        weights = {k.removeprefix("text_model."): v for k, v in weights.items()}
+    text.load_state_dict(weights)
+    said = AutoTokenizer.from_pretrained(mini_llava / "base")("<eot>", return_tensors="pt")
     state = text(input_ids=said["input_ids"], attention_mask=said["attention_mask"]).last_hidden_state
     return state[0].float()
 
@@ -149,19 +187,13 @@ def train(variant: str, seed: int, a: argparse.Namespace) -> Path:
 def save(variant: str, model: Any, newest: Path, out: Path, a: argparse.Namespace) -> None:
     """The stage's newest weights, merged, with the processor."""
     from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-    from transformers import AutoProcessor
 
     model.get_base_model().load_state_dict(load_file(newest / "projector.safetensors"), strict=False)
     set_peft_model_state_dict(model, load_file(newest / "adapter_model.safetensors"))
     merged = model.merge_and_unload().float().cpu()
     partial = out.with_name(f".{out.name}.partial")
-    if variant == "llava":
-        AutoProcessor.from_pretrained(a.mini_llava / "base").save_pretrained(partial)
-    else:
-        processor = DiffLMMProcessor.from_config(merged.config, llava.load_tokenizer(a.llava))
-        processor.chat_template = llava.TEMPLATE
-        processor.save_pretrained(partial)
+    base = (a.mini_llava if variant == "llava" else a.mini_difflmm) / "base"
+    AutoProcessor.from_pretrained(base).save_pretrained(partial)
     merged.save_pretrained(partial)
     partial.rename(out)
 
@@ -237,15 +269,15 @@ def markdown(found: pd.DataFrame) -> str:
 def main() -> None:
     """Trains what is missing, measures, and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--llava", type=Path, required=True, help="work folder of train_mini_llava.py")
-    parser.add_argument("--difflmm", type=Path, required=True, help="work folder of train_mini_difflmm.py")
-    parser.add_argument("--mini-llava", type=Path, default=Path("data/mini-llava"), help="for llava's processor")
+    parser.add_argument("--mini-llava", type=Path, default=data_folder() / "mini-llava", help="as shipped")
+    parser.add_argument("--mini-difflmm", type=Path, default=data_folder() / "mini-difflmm", help="as shipped")
     parser.add_argument("--variants", nargs="+", type=check, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4])
     parser.add_argument("--steps", nargs="+", type=int, default=[480, 240], help="of each round of LLaVA's stages")
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the language model: a third faster on a CPU")
     parser.add_argument("--out", type=Path, default=Path("runs/variants"))
     a = parser.parse_args()
     if not 2 <= len(a.steps) <= len(llava.ROUNDS):
