@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -175,6 +175,15 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join([*lines, "", note]) + "\n"
 
 
+def mark(axes: Any, y: float, each: Sequence[float], total: Estimate, colour: str) -> None:
+    """A row of a figure: small marks are trainings, the large one is over trainings; filled if 0 is outside."""
+    shift = np.linspace(-0.12, 0.12, len(each)) if len(each) > 1 else np.zeros(1)
+    axes.plot(each, y + 0.22 + shift, ".", color=colour, alpha=0.7)
+    axes.plot([total.low, total.high], [y, y], color=colour, linewidth=1.6)
+    filled = colour if verdict(total) in ("holds", "reversed") else "white"
+    axes.plot(total.mean, y, "o", color=colour, markerfacecolor=filled)
+
+
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Every claim's differences: small marks are trainings, the large one is over trainings."""
     import matplotlib
@@ -198,11 +207,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             for y, ((model, heads), rows) in enumerate(some.groupby(["model", "heads"], sort=False)):
                 labels.append(f"{model or 'difflmm − llava'}, {CHOICES[str(heads)]}")
                 single, total = rows[rows["training"] != ALL], rows[rows["training"] == ALL].iloc[0]
-                shift = np.linspace(-0.12, 0.12, len(single)) if len(single) > 1 else [0.0]
-                axes.plot(single["mean"], y + 0.22 + np.array(shift), ".", color=colours[str(model)], alpha=0.7)
-                axes.plot([total["low"], total["high"]], [y, y], color=colours[str(model)], linewidth=1.6)
-                filled = colours[str(model)] if total["verdict"] in ("holds", "reversed") else "white"
-                axes.plot(total["mean"], y, "o", color=colours[str(model)], markerfacecolor=filled)
+                mark(axes, y, single["mean"], Estimate(total["mean"], total["low"], total["high"]), colours[str(model)])
             axes.axvline(0, color="#7f7f7f", linewidth=1)
             axes.set_yticks(range(len(labels)), labels)
             axes.set_ylim(len(labels) - 0.4, -0.6)

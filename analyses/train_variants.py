@@ -4,8 +4,8 @@
 
 The frozen parts are those of the shipped mini-llava and mini-difflmm. Each variant and seed goes through LLaVA's two
 stages (other seeds see other scenes, too) into OUT/VARIANT-SEED, which ``interp.load`` takes; then all are measured on
-the same test scenes. What is done already is not done again. Writes variants.csv and variants.md: each variant's
-grounding and noun recall beside those of ``both``.
+the same test scenes. What is done already is not done again. Writes variants.csv, variants.md and variants.png: each
+variant's grounding and noun recall beside those of ``both``.
 
 ``both``: as mini-difflmm. ``clip``: the U-Net's feature is cut off before the projector. ``diffusion``: CLIP's tokens
 are; the implicit captioner still has them. ``empty``: the U-Net sees an empty caption in place of the implicit one.
@@ -29,7 +29,7 @@ import torch
 import train_mini_difflmm as difflmm
 import train_mini_llava as llava
 from _training import Log
-from compare_claims import Estimate, one_training, over_trainings, verdict
+from compare_claims import Estimate, mark, one_training, over_trainings, verdict
 from safetensors.torch import load_file
 from transformers import AutoProcessor, AutoTokenizer, CLIPTextConfig, CLIPTextModel, LlavaForConditionalGeneration
 
@@ -43,6 +43,15 @@ from interp.storage import write_bytes
 
 VARIANTS = ("llava", "both", "clip", "diffusion", "empty", "diffusion-empty", "t-1", "t-50", "t-300")
 METRIC = "pointing_game"
+SHOWN = {f"{METRIC}, paper": "pointing, all heads", f"{METRIC}, top3": "pointing, best 3", "noun recall": "noun recall"}
+MEANING = {
+    "llava": "mini-llava",
+    "clip": "CLIP alone",
+    "diffusion": "diffusion alone",
+    "empty": "empty caption",
+    "diffusion-empty": "diffusion alone,\nempty caption",
+    **{f"t-{t}": f"timestep {t}" for t in (1, 50, 300)},
+}
 ELSEWHERE = 7919
 """Scenes between the first ones of one seed and of the next."""
 
@@ -266,6 +275,37 @@ def markdown(found: pd.DataFrame) -> str:
     return "\n".join([*lines, "", note]) + "\n"
 
 
+def draw(found: pd.DataFrame, path: Path) -> None:
+    """How much more or less than ``both`` each variant has: small marks are seeds, the large one is over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from interp.plots.style import style
+
+    names = [name for name in dict.fromkeys(found["variant"]) if name != "both"]
+    with style():
+        figure, panels = plt.subplots(
+            1, len(SHOWN), figsize=(2.6 * len(SHOWN) + 1.6, 0.42 * len(names) + 1.2), sharey=True, layout="constrained"
+        )
+        for axes, (measure_, title) in zip(panels, SHOWN.items(), strict=True):
+            for y, name in enumerate(names):
+                rows = found[(found["variant"] == name) & (found["measure"] == measure_)]
+                if rows.empty:
+                    continue
+                each, total = rows[rows["seed"] != "all"], rows[rows["seed"] == "all"].iloc[0]
+                gap = Estimate(total["more_than_both"], total["more_low"], total["more_high"])
+                mark(axes, y, each["more_than_both"], gap, "#222222")
+            axes.axvline(0, color="#7f7f7f", linewidth=1)
+            axes.set_title(title)
+        panels[0].set_yticks(range(len(names)), [MEANING.get(name, name.replace("-", " ")) for name in names])
+        panels[0].set_ylim(len(names) - 0.4, -0.6)
+        figure.supxlabel("more than with both encoders (small: each training; line: 95 % interval)", fontsize="medium")
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
 def main() -> None:
     """Trains what is missing, measures, and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -290,6 +330,7 @@ def main() -> None:
             found = table(measured)
             write_bytes(a.out / "variants.csv", found.to_csv(index=False, float_format="%.5g").encode())
             write_bytes(a.out / "variants.md", markdown(found).encode())
+            draw(found, a.out / "variants.png")
     print(markdown(found))
 
 
