@@ -28,11 +28,11 @@ clean:
 	touch $@
 
 .venv/test.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[english,eval,lens,diffusion,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[english,eval,lens,dev]"
 	touch $@ .venv/demo.stamp
 
 .venv/check.stamp: .venv/test.stamp
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[english,eval,lens,diffusion,dev,notebooks]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[english,eval,lens,dev,notebooks]"
 	touch $@
 
 .venv/bin/python:

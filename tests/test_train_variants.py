@@ -9,7 +9,6 @@ import torch
 from interp.models.difflmm import DiffLMMForConditionalGeneration
 from interp.shipped import data_folder, shipped
 
-pytest.importorskip("diffusers")
 pytestmark = pytest.mark.skipif("mini-difflmm" not in shipped(), reason="mini-difflmm does not ship here")
 ANALYSES = Path(__file__).parent.parent / "analyses"
 

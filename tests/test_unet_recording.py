@@ -3,15 +3,11 @@
 import numpy as np
 import pytest
 import torch
-
-import interp
-from interp.recorder import NotRecorded
-
-pytest.importorskip("diffusers")
-
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
+import interp
+from interp.recorder import NotRecorded
 from interp.unet_cells import patch_cells
 from interp.unet_recorder import UnknownProcessor
 

@@ -9,8 +9,6 @@ from interp.models import difflmm
 from interp.models.difflmm import DiffLMMConfig, DiffLMMForConditionalGeneration, DiffLMMProcessor
 from interp.models.difflmm.encoder import content_seeds, draws
 
-pytest.importorskip("diffusers")
-
 PROMPT = "What is on the left?"
 VAE = {
     "block_out_channels": [8, 8],
@@ -467,14 +465,6 @@ def test_the_share_of_signal_is_that_of_diffusers_schedulers(tiny_config, schedu
     for timestep in (0, 1, 100, 499):
         ours = tiny_config(scheduler_config=given, timestep=timestep).kept_signal
         assert ours == pytest.approx(float(theirs[timestep]), rel=1e-4)
-
-
-def test_without_diffusers_the_error_says_what_to_install(monkeypatch, tiny_config):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ImportError, match=r"pip install 'interp\[diffusion\]'"):
-        DiffLMMForConditionalGeneration(tiny_config())
 
 
 # Grid and capture

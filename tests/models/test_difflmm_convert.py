@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -15,8 +16,6 @@ import interp
 from interp.cli import main
 from interp.models import difflmm
 from interp.models.difflmm.convert import ConversionError, convert
-
-diffusers = pytest.importorskip("diffusers")
 
 CLIP_WIDTH, CAPTION, CHANNELS, FEATURE, TEXT, CELLS = 16, 12, 16, 8, 32, 64
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -18,7 +18,6 @@ from interp.models._hf import BrokenCheckpoint
 from interp.models.difflmm import DiffLMMConfig, DiffLMMForConditionalGeneration, DiffLMMProcessor
 from interp.types import Sample
 
-pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 PROMPT = "What is on the left?"

@@ -1,4 +1,4 @@
-"""DiffLMM: LLaVA-1.5 whose eyes are a diffusion model joined with CLIP (needs the extra ``diffusion``).
+"""DiffLMM: LLaVA-1.5 whose eyes are a diffusion model joined with CLIP.
 
 Importing this package makes the model known to transformers' Auto classes. Cao, Gui, Wang 2024, arXiv 2410.08209.
 """

@@ -24,7 +24,7 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils.hub import cached_file
 
 from interp.models.difflmm.configuration import SCHEDULER, DiffLMMConfig
-from interp.models.difflmm.encoder import import_diffusers, number, until_up_block, without_decoder
+from interp.models.difflmm.encoder import number, until_up_block, without_decoder
 from interp.models.difflmm.modelling import DiffLMMForConditionalGeneration
 from interp.models.difflmm.processing import DiffLMMProcessor
 
@@ -174,12 +174,15 @@ def _rows(projector: Mapping[str, Tensor], name: str) -> int | None:
 
 def _frozen_parts(diffusion: str, clip: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """CLIP, the autoencoder without its decoder and the U-Net, by their places in DiffLMM; and their configurations."""
-    diffusers = import_diffusers()
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
     found: Any = CLIPVisionModel.from_pretrained(clip, output_loading_info=True)
     vision, info = found
     _refuse(clip, info["missing_keys"], _needless(info["unexpected_keys"], "clip"))
+    kinds: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
     loaded = {}
-    for name, kind in (("vae", diffusers.AutoencoderKL), ("unet", diffusers.UNet2DConditionModel)):
+    for name, kind in kinds.items():
         loaded[name], info = kind.from_pretrained(diffusion, subfolder=name, output_loading_info=True)
         _refuse(f"{diffusion}/{name}", info["missing_keys"], info["unexpected_keys"])
     path = cached_file(diffusion, "scheduler_config.json", subfolder="scheduler")

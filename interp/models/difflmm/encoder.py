@@ -20,11 +20,14 @@ class DiffusionEncoder(nn.Module):
     """
 
     def __init__(self, config: DiffLMMConfig):
+        # Here, since it takes seconds, which other models need not wait for.
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
         super().__init__()
-        diffusers = import_diffusers()
         self.config = config
-        self.vae = without_decoder(diffusers.AutoencoderKL.from_config(config.vae_config))
-        unet = diffusers.UNet2DConditionModel.from_config(config.unet_config)
+        self.vae = without_decoder(AutoencoderKL.from_config(config.vae_config))
+        unet = UNet2DConditionModel.from_config(config.unet_config)
         self.unet = until_up_block(unet, config.up_block_index)
 
     def forward(
@@ -103,16 +106,3 @@ def content_seeds(pixel_values: Float[Tensor, "sample 3 height width"]) -> list[
 def number(content: bytes) -> int:
     """A whole number 0..2**63 - 1 that stands for the content."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
-
-
-def import_diffusers() -> Any:
-    """The library, which only DiffLMM needs.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ImportError("DiffLMM needs diffusers: pip install 'interp[diffusion]'") from error
-    return diffusers
