@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp import plugins, storage
 from interp.listing import about
+from interp.stores import setup
 
 if TYPE_CHECKING:
     from interp.lmm import LMM
@@ -132,7 +133,8 @@ def arguments(options: Namespace, lmm: LMM, **more: Any) -> dict[str, Any]:
     left_out = ("out", "force", "debug")
     given = {name: value for name, value in vars(options).items() if name not in left_out}
     kernel = getattr(lmm.model.config.get_text_config(decoder=True), "_attn_implementation", None)
-    return {**given, "device": lmm.device.type, "dtype": str(lmm.model.dtype), "kernel": kernel, **more}
+    numbers = {"device": lmm.device.type, "dtype": str(lmm.model.dtype), "kernel": kernel, "setup": setup(lmm)}
+    return {**given, **numbers, **more}
 
 
 def _hash(lmm: LMM) -> str:

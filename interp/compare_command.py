@@ -14,6 +14,7 @@ from interp import commands, compare_page, plugins, storage
 from interp.comparing import compare
 from interp.comparison import Comparison
 from interp.lmm import LMM
+from interp.stores import setup
 
 TABLES = tuple(f.name for f in dataclasses.fields(Comparison) if f.name not in ("skipped", "manifest"))
 
@@ -71,7 +72,7 @@ def _empty_cache() -> None:
 def _numbers(lmm: LMM) -> dict[str, Any]:
     """What a model's numbers depend on beside its weights."""
     kernel = getattr(lmm.model.config.get_text_config(decoder=True), "_attn_implementation", None)
-    return {"device": lmm.device.type, "dtype": str(lmm.model.dtype), "kernel": kernel}
+    return {"device": lmm.device.type, "dtype": str(lmm.model.dtype), "kernel": kernel, "setup": setup(lmm)}
 
 
 def _same(folder: storage.Run, which: str, about: dict[str, Any]) -> None:

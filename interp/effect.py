@@ -19,7 +19,7 @@ from interp.intervened import EDGES, How, Measured, measure
 from interp.interventions import Reference
 from interp.ranking import repeatable
 from interp.references import reference as reference_of
-from interp.stores import Memory, Store, fingerprint, key_of
+from interp.stores import Memory, Store, fingerprint, key_of, setup
 from interp.subjects import read_group
 from interp.types import HeadScores, Sample, Skip, Weighting
 from interp.units import Units, units_of
@@ -114,6 +114,7 @@ def effects(
         "what": "effects",
         "model": getattr(lmm, "name", type(lmm).__name__),
         "weights": fingerprint(lmm.model),
+        "setup": setup(lmm),
         "how": [intervention, place, keys, metric, weighting, generate, answers, seed, max_new_tokens],
         "reference": None if reference is None else _digest(reference),
         "units": [[list(h) for h in unit] for unit in units.all],

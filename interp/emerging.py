@@ -24,11 +24,11 @@ from interp.contracts import Metric
 from interp.emergence import Emergence, Measurement, emergence
 from interp.frozen import inputs_cache, vision_cache
 from interp.maps import phrase_maps
-from interp.naming import phrases_in
+from interp.naming import named_targets
 from interp.nulls import MaskPool, draw
 from interp.phrases import match_targets
 from interp.ranking import NothingToRank, check, join, repeatable
-from interp.stores import Memory, Store, key_of
+from interp.stores import Memory, Store, key_of, setup
 from interp.timeline import Point, Series, digest_of
 from interp.types import Capture, Query, Sample, Skip, Weighting
 
@@ -108,11 +108,10 @@ def emerge(
     if len(set(ids)) < len(ids):
         raise ValueError("two samples have one id; ids tell images apart, give each its own")
     pool = MaskPool.of(s for s in again() if isinstance(s, Sample))
-    kernel = getattr(lmm.model.config.get_text_config(decoder=True), "_attn_implementation", None)
     base = series.base_folder()
     settings = {
         "base": digest_of(sorted([*base.glob("*.safetensors"), *base.glob("shared.json")])),
-        "numbers": [str(lmm.model.dtype), lmm.device.type, kernel],
+        "numbers": [str(lmm.model.dtype), lmm.device.type, setup(lmm)],
         "metrics": list(found),
         "how": [answers, normalise, query, weighting, seed, nulls, max_new_tokens],
         "pool": pool.digest(),
@@ -202,12 +201,9 @@ def _stored(
 
 def _recall(job: _Job, group: Sequence[Sample | Skip]) -> dict[str, np.ndarray]:
     """Per sample how many of its targets the model's own answer names, and of how many."""
-    lmm, samples = job.plan.lmm, [s for s in group if isinstance(s, Sample)]
-    answers = lmm.generate_batch([s.image for s in samples], [s.prompt for s in samples], job.plan.max_new_tokens)
-    counts = []
-    for sample, answer in zip(samples, answers, strict=True):
-        phrases = phrases_in(lmm.tokenizer, answer)
-        counts.append([sum(bool(match_targets(phrases, [t])) for t in sample.targets), len(sample.targets)])
+    samples = [s for s in group if isinstance(s, Sample)]
+    found = named_targets(job.plan.lmm, samples, job.plan.max_new_tokens)
+    counts = [[int(named.sum()), len(named)] for named in found]
     return {"named": np.array(counts, dtype=np.int64).reshape(-1, 2)}
 
 

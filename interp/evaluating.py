@@ -23,7 +23,7 @@ from interp.evaluation.records import Record, record
 from interp.lmm import LMM
 from interp.prompts import Method
 from interp.segmentation import check_scale, segment_capture
-from interp.stores import Memory, Store, fingerprint, key_of
+from interp.stores import Memory, Store, fingerprint, key_of, setup
 from interp.types import Capture, Query, Sample, Skip, Weighting
 
 Task = Literal["gcg", "instances", "referring", "narrative"]
@@ -95,6 +95,7 @@ def collect(
         "method": repr(how.method),
         "model": lmm.name,
         "weights": fingerprint(lmm.model),
+        "setup": setup(lmm),
         "segmenter": segmenter.name,
         "segmenter_weights": fingerprint(getattr(segmenter, "model", None)),
         "version": interp.__version__,

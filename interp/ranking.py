@@ -21,7 +21,7 @@ from interp.batches import REDUCTIONS, Batch, Plan
 from interp.contracts import Metric
 from interp.localization import mask_free
 from interp.nulls import MaskPool, half
-from interp.stores import Memory, Store, fingerprint, key_of
+from interp.stores import Memory, Store, fingerprint, key_of, setup
 from interp.types import Head, HeadScores, Query, Sample, Skip, Weighting
 
 TOP = {"top1": 1, "top3": 3, "top10": 10}
@@ -102,6 +102,7 @@ def rank(
     settings = {
         "model": getattr(lmm, "name", type(lmm).__name__),
         "weights": fingerprint(getattr(lmm, "model", None)),
+        "setup": setup(lmm),
         "metrics": list(found),
         "answers": answers,
         "normalise": normalise,

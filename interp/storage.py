@@ -29,7 +29,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSIONED = ("interp", "torch", "transformers", "peft", "spacy", "numpy", "pandas", "pyarrow")
+VERSIONED = ("interp", "torch", "transformers", "diffusers", "peft", "pillow", "spacy", "numpy", "pandas", "pyarrow")
 _OURS = (
     "manifest.json",
     "parts",

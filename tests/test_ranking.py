@@ -275,6 +275,25 @@ def test_other_weights_of_the_same_name_have_another_fingerprint():
     assert fingerprint(model) != before
 
 
+def test_another_precision_kernel_configuration_or_processor_is_another_model(tiny_lmm):
+    from interp.stores import fingerprint, setup
+
+    model, processor = tiny_lmm.model, tiny_lmm.processor
+    weights, before = fingerprint(model), setup(tiny_lmm)
+    assert setup(tiny_lmm) == before
+    kernel = model.config._attn_implementation
+    model.set_attn_implementation("eager" if kernel != "eager" else "sdpa")
+    assert setup(tiny_lmm) != before
+    model.set_attn_implementation(kernel)
+    assert setup(tiny_lmm) == before
+    mean, processor.image_processor.image_mean = processor.image_processor.image_mean, [0.1, 0.1, 0.1]
+    assert setup(tiny_lmm) != before
+    processor.image_processor.image_mean = mean
+    model.config.vision_feature_layer = -3
+    assert setup(tiny_lmm) != before
+    assert fingerprint(model) == weights != fingerprint(model.bfloat16())
+
+
 def test_batches_and_the_order_of_the_data_set_do_not_matter():
     samples = scenes(12)
     one = quick(FakeLMM(0.3), samples, batch=5, metrics=["average_precision"])
