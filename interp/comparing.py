@@ -11,12 +11,13 @@ from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 import interp
 from interp.comparison import CHOICES, EFFECTS, Comparison, Measured, compared
 from interp.naming import named_targets
 from interp.ranking import Ranking, check, rank, repeatable
-from interp.stores import Memory, Store, fingerprint, key_of
+from interp.stores import Memory, Store, fingerprint, key_of, setup
 from interp.types import Query, Sample, Skip, Weighting
 
 
@@ -61,6 +62,8 @@ def compare(
     check(answers, normalise, samples, batch, nulls, weighting)
     if wrong := [e for e in effects if e not in EFFECTS]:
         raise ValueError(f"no effect {wrong[0]!r}; expected some of {', '.join(EFFECTS)}")
+    if names and names[0] == names[1]:
+        raise ValueError(f"both models are called {names[0]!r}; give them two names")
     again = repeatable(dataset, samples)
     how = {"answers": answers, "seed": seed, "batch": batch, "nulls": nulls, "max_new_tokens": max_new_tokens}
     how |= {"weighting": weighting}
@@ -72,8 +75,6 @@ def compare(
         measured.append(measure(lmm, again, metrics, settings, recall=recall, store=kept, progress=progress, **how))
         del lmm, source
     given = names or _distinct(*(m.name for m in measured))
-    if len(set(given)) < 2:
-        raise ValueError(f"both models are called {given[0]!r}; give them two names")
     return compared(measured[0], measured[1], given, answers=answers, seed=seed)
 
 
@@ -101,7 +102,8 @@ def measure(
     first = main.phrases.loc[
         (main.phrases["metric"] == main.phrases["metric"].iloc[0]) & (main.phrases["heads"] == CHOICES[0])
     ]
-    named = _named(lmm, samples, batch, max_new_tokens, store) if recall else {}
+    named, left = _named(lmm, samples, batch, max_new_tokens, store) if recall else ({}, [])
+    known = {skip.sample_id for skip in main.skipped}
     return Measured(
         name=str(getattr(lmm, "name", type(lmm).__name__)),
         layers=lmm.layers,
@@ -111,7 +113,7 @@ def measure(
         scores=main.scores,
         words=first.reset_index(drop=True),
         named=named,
-        skipped=main.skipped,
+        skipped=(*main.skipped, *(skip for skip in left if skip.sample_id not in known)),
         manifest=main.manifest,
     )
 
@@ -138,27 +140,49 @@ def _settings(main: tuple[str, str], effects: Sequence[str]) -> list[tuple[str, 
 
 def _named(
     lmm: Any, samples: Callable[[], Iterator[Sample | Skip]], batch: int, max_new_tokens: int, store: Store
-) -> dict[str, np.ndarray]:
-    """Per image with targets, which of them the model's own answer names."""
+) -> tuple[dict[str, np.ndarray], list[Skip]]:
+    """Per image with targets, which of them the model's own answer names; and the images that it fails on."""
     settings = {
         "weights": fingerprint(getattr(lmm, "model", None)),
+        "setup": setup(lmm),
         "model": str(getattr(lmm, "name", type(lmm).__name__)),
         "max_new_tokens": max_new_tokens,
         "version": interp.__version__,
     }
     found: dict[str, np.ndarray] = {}
+    skipped: list[Skip] = []
     readable = (s for s in samples() if isinstance(s, Sample))
     while group := list(islice(readable, batch)):
         key = key_of(settings, group).replace("scores", "named")
         arrays = store.get(key)
         if arrays is None:
-            answers = named_targets(lmm, group, max_new_tokens)
-            counts = np.array([len(x) for x in answers], dtype=np.int64)
-            arrays = {"named": np.concatenate(answers), "counts": counts}
+            arrays = _packed(_answered(lmm, group, max_new_tokens))
             store.put(key, arrays)
         each = np.split(arrays["named"], np.cumsum(arrays["counts"])[:-1])
         found |= {s.id: named for s, named in zip(group, each, strict=True) if len(named)}
-    return found
+        skipped += [Skip(s.id, str(why)) for s, why in zip(group, arrays["failed"], strict=True) if why]
+    return found, skipped
+
+
+def _answered(lmm: Any, group: Sequence[Sample], max_new_tokens: int) -> list[np.ndarray | str]:
+    """Per sample which targets are named, or why it failed; what fails together is tried again in halves."""
+    try:
+        return [*named_targets(lmm, group, max_new_tokens)]
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+        if len(group) == 1 and isinstance(error, torch.OutOfMemoryError):
+            raise
+        failed = f"noun recall: {type(error).__name__}: {error}"
+    if len(group) == 1:
+        return [failed]
+    middle = len(group) // 2
+    return _answered(lmm, group[:middle], max_new_tokens) + _answered(lmm, group[middle:], max_new_tokens)
+
+
+def _packed(answers: Sequence[np.ndarray | str]) -> dict[str, np.ndarray]:
+    named = [np.zeros(0, dtype=bool) if isinstance(answer, str) else answer for answer in answers]
+    failed = [answer if isinstance(answer, str) else "" for answer in answers]
+    counts = np.array([len(hits) for hits in named], dtype=np.int64)
+    return {"named": np.concatenate(named), "counts": counts, "failed": np.array(failed, dtype=str)}
 
 
 def _distinct(a: str, b: str) -> tuple[str, str]:

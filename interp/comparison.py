@@ -77,7 +77,7 @@ def compared(
     """The tables of two measured models."""
     word = "phrase" if answers == "reference" else "root"
     both = tuple(_of(m, name, word) for m, name in zip((a, b), names, strict=True))
-    keys = contrasts.shared(*(contrasts.keyed(m.words) for m in both))
+    keys = _shared(*both)
     if not len(keys):
         raise NothingToCompare(
             f"{names[0]} has {len(a.words)} phrases and {names[1]} {len(b.words)}, and none is the same word of the "
@@ -99,6 +99,15 @@ def compared(
         skipped=tuple((m.name, skip) for m in both for skip in m.skipped),
         manifest={"names": list(names), "metrics": metrics, "paired": len(keys), "answers": answers, "seed": seed},
     )
+
+
+def _shared(a: Measured, b: Measured) -> pd.MultiIndex:
+    """The phrases that both have and that name the same thing: "a dog" and "a hot dog" share a root, not a mask."""
+    own, other = contrasts.keyed(a.words), contrasts.keyed(b.words)
+    keys = contrasts.shared(own, other)
+    here, there = (m.words["area"].to_numpy()[contrasts.places(index, keys)] for m, index in ((a, own), (b, other)))
+    same: Any = keys[here == there]
+    return same
 
 
 def _of(m: Measured, name: str, word: str) -> Measured:

@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from interp import intervals
 
 KEY = ["sample_id", "word", "occurrence"]
+SURE = 0.05
+"""p below which a difference favours one side."""
 
 
 def keyed(words: pd.DataFrame) -> pd.MultiIndex:
@@ -54,7 +56,7 @@ def differences(
     ``a``, ``b``: means over the ``n`` phrases where both are defined; ``difference`` = b - a; ``low`` to ``high``: 95 %
     bootstrap interval over images (`intervals.bootstrap`); ``p``: two-sided sign-flip test over images, corrected for
     all columns in ``p_corrected`` (`intervals.sign_flip`); ``favours``: a or b, whichever is better, where the interval
-    leaves 0 out, else nothing.
+    leaves 0 out and p is below ``SURE``, else nothing. With few images the bootstrap's interval alone is too narrow.
     """
     gap = b.astype(np.float64) - a
     both = np.isfinite(gap)
@@ -75,7 +77,8 @@ def differences(
         }
     )
     up, down = ("b", "a") if higher_is_better else ("a", "b")
-    frame["favours"] = np.select([frame["low"] > 0, frame["high"] < 0], [up, down], "")
+    sure = frame["p"] < SURE
+    frame["favours"] = np.select([sure & (frame["low"] > 0), sure & (frame["high"] < 0)], [up, down], "")
     return frame
 
 

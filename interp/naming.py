@@ -8,22 +8,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from interp.phrases import find_phrases, match_targets, token_offsets
+from interp.phrases import find_phrases, targets_named, token_offsets
 from interp.types import Phrase, Sample
 
 
 def named_targets(lmm: Any, samples: Sequence[Sample], max_new_tokens: int = 128) -> list[Bool[np.ndarray, " target"]]:
     """Per sample and visible target, whether a noun phrase of the model's own answer names it; empty without targets.
 
-    The answer is greedy. A phrase names a target as in `interp.phrases.match_targets`; the share of True over all
-    targets is the noun recall, 0..1.
+    The answer is greedy. A phrase names a target as in `interp.phrases.match_targets`, so that "a teddy bear" names
+    the teddy bear and not the bear beside it; the share of True over all targets is the noun recall, 0..1.
     """
     answers = lmm.generate_batch([s.image for s in samples], [s.prompt for s in samples], max_new_tokens)
     found = []
     for sample, answer in zip(samples, answers, strict=True):
-        phrases = phrases_in(lmm.tokenizer, answer)
-        visible = [t for t in sample.targets if t.mask.any()]
-        found.append(np.array([bool(match_targets(phrases, [t])) for t in visible], dtype=bool))
+        named = {k for some in targets_named(phrases_in(lmm.tokenizer, answer), sample.targets) for k in some}
+        found.append(np.array([k in named for k, t in enumerate(sample.targets) if t.mask.any()], dtype=bool))
     return found
 
 

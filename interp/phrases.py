@@ -115,9 +115,17 @@ def match_targets(
     for target in targets:
         if not target.mask.any():
             warnings.warn(f"skipped target {target.phrase!r}: its mask is empty", stacklevel=2)
-    visible = [t for t in targets if t.mask.any()]
-    named = [(i, _named(phrase, visible, parser)) for i, phrase in enumerate(phrases)]
-    return [(i, np.logical_or.reduce([t.mask for t in some])) for i, some in named if some]
+    named = enumerate(targets_named(phrases, targets, parser=parser))
+    return [(i, np.logical_or.reduce([targets[k].mask for k in some])) for i, some in named if some]
+
+
+def targets_named(
+    phrases: Sequence[Phrase], targets: Sequence[Target], *, parser: str | None = None
+) -> list[list[int]]:
+    """Per phrase the places of the targets that it names, as in `match_targets`; those with an empty mask never."""
+    visible = [k for k, target in enumerate(targets) if target.mask.any()]
+    names = [targets[k].phrase for k in visible]
+    return [[visible[k] for k in _named(phrase, names, parser)] for phrase in phrases]
 
 
 def load_parser(name: str | None = None) -> Language:
@@ -231,14 +239,14 @@ def _shared(a: str, b: str) -> int:
     return n if a[:n] == b[:n] else next(i for i in range(n) if a[i] != b[i])
 
 
-def _named(phrase: Phrase, targets: Sequence[Target], parser: str | None) -> list[Target]:
+def _named(phrase: Phrase, names: Sequence[str], parser: str | None) -> list[int]:
     said = _words(phrase.text[: phrase.text.rfind(phrase.root) + len(phrase.root)])
-    whole = {t.phrase: _length_in_full(said, _words(t.phrase)) for t in targets}
-    longest = max(whole.values(), default=0)
+    whole = [_length_in_full(said, _words(name)) for name in names]
+    longest = max(whole, default=0)
     if longest:
-        return [t for t in targets if whole[t.phrase] == longest]
+        return [k for k, length in enumerate(whole) if length == longest]
     forms = _singulars(phrase.root) | {phrase.lemma}
-    return [t for t in targets if forms & _head_forms(t.phrase, parser)]
+    return [k for k, name in enumerate(names) if forms & _head_forms(name, parser)]
 
 
 def _length_in_full(said: list[str], name: list[str]) -> int:

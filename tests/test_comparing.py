@@ -11,6 +11,7 @@ import torch
 import interp
 from interp import cli, comparing, contrasts, intervals
 from interp.comparison import CHOICES, NothingToCompare
+from interp.datasets import scenes as synthetic
 from interp.naming import named_targets
 from interp.stores import Memory
 from interp.types import Capture, Head, PatchGrid, Phrase, Sample, Target
@@ -385,3 +386,92 @@ def test_weights_that_changed_since_the_run_began_are_refused(folders, make_tiny
     make_tiny_llava(5)[0].save_pretrained(moved[0])
     assert cli.main(command(map(str, moved), tmp_path / "run", *more)) == 2
     assert "another model A: weights" in capsys.readouterr().err
+
+
+def test_settings_that_changed_since_the_run_began_are_refused(folders, tmp_path, capsys):
+    """The weights are the same, but the images reach the model otherwise."""
+    import shutil
+
+    moved = [shutil.copytree(f, tmp_path / name) for f, name in zip(folders, "ab", strict=True)]
+    more = ("--effects", "--no-recall")
+    assert cli.main(command(map(str, moved), tmp_path / "run", *more)) == 0
+    _other_colours(moved[1])
+    assert cli.main(command(map(str, moved), tmp_path / "run", *more)) == 2
+    assert "another model B: setup" in capsys.readouterr().err
+
+
+def test_one_model_set_up_in_two_ways_is_measured_twice(folders, tmp_path):
+    """Same folder name, same weights: what was measured of one must not be taken for the other."""
+    import shutil
+
+    places = [tmp_path / side / "model" for side in "ab"]
+    for place in places:
+        shutil.copytree(folders[0], place)
+    _other_colours(places[1])
+    a, b = (replace(interp.load(place), name="model") for place in places)
+    samples = list(synthetic.load(samples=4))
+    found = interp.compare(a, b, samples, ["mass_in_mask"], names=("a", "b"), effects=(), recall=False, progress=False)
+    alone = [interp.rank(m, samples, ["mass_in_mask"], progress=False).heads["mean"].mean() for m in (a, b)]
+    assert alone[0] != alone[1]
+    together = found.heads.groupby("model", sort=False)["mean"].mean()
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+def _other_colours(folder):
+    path = folder / "processor_config.json"
+    about = json.loads(path.read_text())
+    about["image_processor"]["image_mean"] = [0.1, 0.2, 0.9]
+    path.write_text(json.dumps(about))
+
+
+# What cannot be answered, and what only looks alike
+
+
+def test_a_sample_that_breaks_the_answering_costs_no_other_one():
+    class Picky(FakeLMM):
+        def generate_batch(self, images, prompts, max_new_tokens):
+            if "" in prompts:
+                raise ValueError("an empty prompt")
+            return super().generate_batch(images, prompts, max_new_tokens)
+
+    samples = [replace(s, prompt="" if i == 3 else s.prompt) for i, s in enumerate(scenes(6))]
+    result = quick(Picky("a"), FakeLMM("b"), samples, effects=())
+    assert result.models.set_index("model")["targets"].to_dict() == {"a": 10, "b": 12}
+    assert result.models["recall"].tolist() == [1.0, 1.0]
+    ((model, skip),) = result.skipped
+    assert model == "a" and skip.sample_id == samples[3].id and "an empty prompt" in skip.reason
+
+
+def test_a_longer_name_does_not_count_for_the_shorter_one_in_noun_recall():
+    (sample,) = scenes(1)
+    dog, chair = (t.mask for t in sample.targets)
+    sample = replace(sample, targets=(Target("teddy bear", dog), Target("bear", chair)))
+    for said, named in ((("big teddy bear",), [True, False]), (("bear",), [False, True])):
+        assert named_targets(FakeLMM("a", says=said), [sample])[0].tolist() == named
+
+
+def test_answers_that_share_a_word_are_paired_only_where_they_name_the_same_thing():
+    from interp.comparison import _shared
+
+    both = [_measured(area) for area in ([0.1, 0.2, 0.3], [0.1, 0.25, 0.3])]
+    assert _shared(*both).tolist() == [("0", "dog", 0), ("2", "dog", 0)]
+
+
+def _measured(area):
+    from interp.comparison import Measured
+
+    words = pd.DataFrame({"sample_id": ["0", "1", "2"], "word": ["dog"] * 3, "area": area})
+    return Measured("m", 1, 1, {}, {}, {}, words, {}, ())
+
+
+@pytest.mark.parametrize("images", [3, 5, 10])
+def test_few_images_favour_nobody_more_often_than_promised(images):
+    """Four phrases an image, no difference: the interval alone is wrong in 24, 16 and 10 % of cases."""
+    rng, favoured = np.random.default_rng(0), 0
+    names = [str(i) for i in range(images) for _ in range(4)]
+    for trial in range(300):
+        own = np.repeat(rng.normal(size=images), 4)[:, None] + rng.normal(size=(4 * images, 1))
+        one = contrasts.differences(0 * own, own, names, higher_is_better=True, seed=trial).iloc[0]
+        favoured += bool(one["favours"])
+        assert not one["favours"] or one["p"] < 0.05
+    assert favoured / 300 < 0.08

@@ -119,8 +119,8 @@ def profiles(layers: pd.DataFrame, metric: str, *, higher_is_better: bool = True
 def effects(differences: pd.DataFrame, metric: str, *, higher_is_better: bool = True) -> Figure:
     """Every paired difference of the metric with its 95 % interval, grouped by what is compared.
 
-    ``differences``: ``metric contrast model heads a_is b_is difference low high favours``. Filled marks are those whose
-    interval leaves 0 out.
+    ``differences``: ``metric contrast model heads a_is b_is difference low high favours``. Filled marks are those that
+    favour one side (`interp.contrasts.differences`).
 
     Raises:
         ValueError: no difference of this metric is defined.
