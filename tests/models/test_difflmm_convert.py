@@ -256,6 +256,9 @@ def test_released_weights_load_by_themselves_and_are_converted_once(parts, made,
     assert lmm.name == str(parts / "released") and len(list((tmp_path / "cache").iterdir())) == 1
     monkeypatch.setattr(module, "convert", lambda *a, **k: pytest.fail("converted again"))
     assert interp.load(parts / "released", **others(parts)).generate(image, "A?", 4) == lmm.generate(image, "A?", 4)
+    (parts / "released" / "adapter_model.safetensors").touch()
+    with pytest.raises(pytest.fail.Exception, match="converted again"):  # another adapter is another model
+        interp.load(parts / "released", **others(parts))
 
 
 def test_the_command_converts(parts, tmp_path, capsys):
@@ -353,3 +356,54 @@ def test_old_names_of_the_autoencoders_attention_are_understood(copied, tmp_path
     spoilt(copied / "sd/vae/diffusion_pytorch_model.safetensors", rename)
     out = convert(copied / "released", tmp_path / "out", **others(copied))
     assert any("mid_block.attentions.0.to_q" in k for k in load_file(out / "model.safetensors"))
+
+
+def test_prompts_have_the_tokens_of_the_released_code_which_reads_what_follows_the_image_by_itself(copied, image):
+    """A SentencePiece tokenizer as Vicuna's begins every text with a space of its own, but none behind `<image>`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(set(difflmm.processing.CHAT_TEMPLATE) | set("What?USERASSISTANT:▁\n") - {" "})
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *letters])}
+    made = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
+    made.decoder = decoders.Metaspace("▁", prepend_scheme="first", split=False)
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    assert len(tokenizer) <= 220
+    tokenizer.save_pretrained(copied / "vicuna")
+    lmm = interp.load(convert(copied / "released", copied / "out", **others(copied)))
+    prompt = lmm.family.template(lmm.processor, "What?")
+    ids = lmm.inputs([image], [prompt])["input_ids"][0].tolist()
+    before, behind = (
+        "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the human's questions. USER: ",
+        "\nWhat? ASSISTANT:",
+    )
+    place, space = lmm.model.config.image_token_id, vocabulary["▁"]
+    wanted = [
+        *tokenizer(before)["input_ids"],
+        *[place] * CELLS,
+        *tokenizer(behind, add_special_tokens=False)["input_ids"],
+    ]
+    assert ids == wanted and ids[ids.index(place) + CELLS] == space
+
+
+def test_an_adapter_of_another_model_is_told_apart_from_a_broken_difflmm(copied):
+    torch.save({f"{PREFIX}0.weight": torch.zeros(2, 2)}, copied / "released" / "non_lora_trainables.bin")
+    with pytest.raises(ConversionError, match=r"is not of a DiffLMM: it holds .*mm_projector\.0\.weight"):
+        convert(copied / "released", copied / "out", **others(copied))
+
+
+def test_a_source_that_cannot_be_reached_is_not_called_incomplete(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr("interp.models.difflmm.convert.is_offline_mode", lambda: True)
+    with pytest.raises(OSError, match="nobody/nothing is no folder"):
+        convert("nobody/nothing", tmp_path / "out", **others(parts))
+
+
+@pytest.mark.parametrize("name", ["mm_vision_sd_implicit_caption", "mm_vision_sd_concat_clip"])
+def test_a_difflmm_without_one_of_its_parts_is_refused(copied, name):
+    path = copied / "released" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: False}))
+    with pytest.raises(ConversionError, match=f"{name} False"):
+        convert(copied / "released", copied / "out", **others(copied))

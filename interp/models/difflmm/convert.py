@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import is_offline_mode
 from torch import Tensor
 from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, GenerationConfig
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -26,12 +27,15 @@ from transformers.utils.hub import cached_file
 from interp.models.difflmm.configuration import SCHEDULER, DiffLMMConfig
 from interp.models.difflmm.encoder import number, until_up_block, without_decoder
 from interp.models.difflmm.modelling import DiffLMMForConditionalGeneration
-from interp.models.difflmm.processing import DiffLMMProcessor
+from interp.models.difflmm.processing import CHAT_TEMPLATE, DiffLMMProcessor
 
 LANGUAGE_MODEL = "lmsys/vicuna-7b-v1.5"
 DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 CLIP = "openai/clip-vit-large-patch14-336"
 TRAINED = "non_lora_trainables.bin"
+FILES = (TRAINED, "config.json", "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+CONVERTER = 2
+"""Raised whenever the same parts give another folder than before: what is in the cache is then converted anew."""
 NORMALISATIONS = ("released", "paper")
 PARTS = ("language_model", "diffusion", "clip", "normalisation")
 PREFIX = "base_model.model.model.mm_projector."
@@ -51,6 +55,8 @@ SETTINGS = {
     "mm_vision_select_layer": "up_block_index",
 }
 """What a released ``config.json`` says -> what it is called here."""
+ALWAYS = ("mm_vision_sd_implicit_caption", "mm_vision_sd_concat_clip")
+"""What must be on where a released ``config.json`` speaks of it: the implicit captioner, and CLIP's own tokens."""
 UNUSED = {
     "clip": ("text_model.", "logit_scale", "text_projection.", "visual_projection.", "position_ids"),
     "language model": ("rotary_emb.inv_freq",),
@@ -113,7 +119,9 @@ def convert(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         model.save_pretrained(partial)
-        DiffLMMProcessor.from_config(config, tokenizer, **normal).save_pretrained(partial)
+        processor = DiffLMMProcessor.from_config(config, tokenizer, **normal)
+        processor.chat_template = CHAT_TEMPLATE.replace("<image>\n", f"<image>{_gap(tokenizer)}\n")
+        processor.save_pretrained(partial)
         made_of = {"source": source, "language_model": language_model, "diffusion": diffusion, "clip": clip}
         (partial / "conversion.json").write_text(json.dumps({**made_of, "normalisation": normalisation}, indent=1))
         if out.exists():
@@ -135,8 +143,8 @@ def converted(
     """The folder of that conversion in the cache ($INTERP_CACHE, else beside Hugging Face's); made on first use."""
     from huggingface_hub.constants import HF_HOME
 
-    files = [Path(_file(source, name, hub) or "") for name in (TRAINED, "adapter_config.json")]
-    made_of = [str(file.absolute()) for file in files] + [file.stat().st_mtime_ns for file in files if file.is_file()]
+    files = [Path(place) for name in FILES if (place := _file(source, name, hub))]
+    made_of: list[Any] = [CONVERTER, *((str(file.absolute()), file.stat().st_mtime_ns) for file in files)]
     made_of += [language_model, diffusion, clip, normalisation]
     cache = Path(os.environ.get("INTERP_CACHE") or Path(HF_HOME) / "interp")
     folder = cache / f"difflmm-{number(repr(made_of).encode()):016x}"
@@ -147,14 +155,18 @@ def converted(
 
 
 def _file(source: str | os.PathLike[str], name: str, hub: Mapping[str, Any]) -> str | None:
-    quiet = ("gated_repo", "missing_entries", "connection_errors")
+    """Where the file lies; None if the source has no such file. A source that cannot be reached is an OSError."""
     asked = {k: v for k, v in hub.items() if k != "trust_remote_code"}
-    return cached_file(source, name, **asked, **{f"_raise_exceptions_for_{kind}": False for kind in quiet})
+    return cached_file(source, name, **asked, _raise_exceptions_for_missing_entries=False)
 
 
 def _projector(source: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
     """The released projector's weights under the names that they have here; the convolution of 1 x 1 as a matrix."""
     path = _file(source, TRAINED, hub)
+    if path is None and is_offline_mode() and not Path(source).is_dir():
+        raise OSError(
+            f"{source} is no folder, its {TRAINED} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
+        )
     if path is None:
         raise ConversionError(f"{source} holds no {TRAINED}; expected a folder or hub id of released DiffLMM weights")
     found, left = {}, []
@@ -164,6 +176,11 @@ def _projector(source: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
             left.append(key)
             continue
         found[NAMES[old] + key.removeprefix(PREFIX + old)] = weight.flatten(1) if weight.ndim == 4 else weight
+    if left and not found:
+        raise ConversionError(
+            f"{TRAINED} of {source} is not of a DiffLMM: it holds {', '.join(sorted(left)[:3])}, expected keys such as "
+            f"{PREFIX}sd_norm_layer.weight. Merge adapters of other models with PEFT and load the merged folder"
+        )
     _refuse(f"{TRAINED} of {source}", [], left)
     return found
 
@@ -225,7 +242,24 @@ def _language_model(source: str, language_model: str, hub: Mapping[str, Any]) ->
 def _settings(source: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     path = _file(source, "config.json", hub)
     given = json.loads(Path(path).read_text()) if path else {}
+    if wrong := [f"{name} {given[name]!r}" for name in ALWAYS if not given.get(name, True)]:
+        raise ConversionError(f"config.json of {source} has {', '.join(wrong)}; expected true: DiffLMM has both")
     return {ours: given[theirs] for theirs, ours in SETTINGS.items() if given.get(theirs) is not None}
+
+
+def _gap(tokenizer: Any) -> str:
+    """What stands between image and line break in the template, so that the tokens are those of the released code.
+
+    That code tokenises what follows the image by itself, and a SentencePiece tokenizer begins each text with a space of
+    its own, which it leaves out behind another token: without it the prompt is a token short.
+    """
+    image, behind = tokenizer.convert_tokens_to_ids("<image>"), tokenizer("\nA", add_special_tokens=False)["input_ids"]
+    wanted = [*tokenizer("USER: ")["input_ids"], image, *behind]
+    fitting = (gap for gap in ("", " ") if tokenizer(f"USER: <image>{gap}\nA")["input_ids"] == wanted)
+    found = next(fitting, None)
+    if found is None:
+        warnings.warn("around the image this tokenizer gives other tokens than the released code", stacklevel=2)
+    return found or ""
 
 
 def _in_llava(key: str) -> str:
