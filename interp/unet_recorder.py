@@ -133,8 +133,9 @@ class UNetRecorder:
             return
         attn: Any = self.modules[name]
         query, key = (_by_head(given[part], attn.heads) for part in "qk")
-        size = self._size(name, query.shape[2])
-        rows = self._rows(name, size, query.shape[2])
+        found = self._size(name, query.shape[2])
+        size = found or (query.shape[2], 1)
+        rows = self._rows(name, found, query.shape[2])
         if rows is None:
             return
         check_batch(rows, query.shape[0], "queries")
@@ -152,16 +153,17 @@ class UNetRecorder:
         self._given.clear()
         self._maps.clear()
 
-    def _size(self, name: str, rows: int) -> tuple[int, int]:
-        """Rows and columns of the map that the module's queries come from, as the nearest part around it got it."""
+    def _size(self, name: str, rows: int) -> tuple[int, int] | None:
+        """Rows and columns of the map that the module's queries come from, as the nearest part around it got it; None
+        if no part around it got a map of as many cells (a transformer that cuts its input into patches)."""
         parts = name.split(".")
         for end in range(len(parts), -1, -1):
             size = self._maps.get(".".join(parts[:end]))
             if size is not None and size[0] * size[1] == rows:
                 return size
-        return rows, 1
+        return None
 
-    def _rows(self, name: str, size: tuple[int, int], count: int) -> Int[Tensor, "sample row"] | None:
+    def _rows(self, name: str, size: tuple[int, int] | None, count: int) -> Int[Tensor, "sample row"] | None:
         """The asked cells; None if none are asked for at this resolution."""
         asked = self._queries
         if asked is None:
@@ -171,14 +173,23 @@ class UNetRecorder:
                 return None
             asked = asked[size]
         elif callable(asked):
+            if size is None:
+                raise ValueError(
+                    f"{name} has {count} queries, but no map of as many cells comes to it or to what holds it, so that "
+                    "nobody knows where they lie in the image; give flat positions, such as [0, 5]"
+                )
             asked = asked(*size)
         rows = positions(asked, "queries")
         if rows.numel() and int(rows.max()) >= count:
             raise ValueError(
-                f"cell {int(rows.max())} was asked for, but {name} has {size[0]} x {size[1]} = {count} cells; give "
+                f"cell {int(rows.max())} was asked for, but {name} has {_spelt(size)}{count} cells; give "
                 "cells for each resolution, {(rows, cols): cells}, take interp.patch_cells, or name blocks to record"
             )
         return rows
+
+
+def _spelt(size: tuple[int, int] | None) -> str:
+    return f"{size[0]} x {size[1]} = " if size else ""
 
 
 def _by_head(x: Float[Tensor, "batch position channel"], heads: int) -> Float[Tensor, "batch head position dim"]:

@@ -333,6 +333,28 @@ def test_a_patchs_row_is_the_mean_of_its_cells(unet, given):
 # What goes wrong is said
 
 
+def test_patches_are_not_guessed_where_nobody_knows_where_the_queries_lie():
+    """A transformer that cuts its latent into patches: 64 tokens, and no map of 8 x 8 cells comes by."""
+    from diffusers import DiTTransformer2DModel
+
+    model = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, num_layers=1, sample_size=16, patch_size=2,
+        num_embeds_ada_norm=8, norm_num_groups=4,
+    ).eval()  # fmt: skip
+    given = {"timestep": torch.tensor([1]), "class_labels": torch.tensor([1])}
+    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match="64 queries, but no map"),
+        interp.record(model, patch_cells([(0, 5)], (8, 8)), kind="self"),
+    ):
+        model(latent, **given)
+    with torch.no_grad(), interp.record(model, [5], kind="self") as inside:
+        model(latent, **given)
+    (rows,) = inside.attention.values()
+    assert rows.shape == (1, 2, 1, 64)
+
+
 @pytest.mark.parametrize("patches", [[], [(0, 4)], [(-1, 0)]])
 def test_patches_outside_the_grid_are_named(patches):
     with pytest.raises(ValueError, match="inside the grid of 4 x 4"):
