@@ -128,6 +128,9 @@ def claims(trainings: Mapping[str, pd.DataFrame], metric: str, higher_is_better:
 
     ``trainings``: name -> the phrase table of its comparison. A positive mean is in the claim's favour.
     """
+    for name, table in trainings.items():
+        if metric not in set(table["metric"]):
+            raise SystemExit(f"{name} has {', '.join(sorted(set(table['metric'])))}; expected {metric} among them")
     found = {name: gaps(table, metric, higher_is_better) for name, table in trainings.items()}
     every = dict.fromkeys(key for one in found.values() for key in one)
     rows = []
@@ -227,6 +230,8 @@ def read(folder: Path, single: bool = False) -> pd.DataFrame:
     if not run.manifest["finished"]:
         raise FileNotFoundError(f"{folder} holds a run that is not finished; start the same `interp compare` again")
     names = run.manifest["comparison"]["names"]
+    if "difflmm" in names[0].lower():
+        raise SystemExit(f"{folder} compares {' with '.join(names)}; expected LLAVA DIFFLMM in that order")
     roles = dict(zip(names, ("llava", "difflmm"), strict=True))
     phrases = run.read_table("phrases")
     phrases = phrases[phrases["model"] == names[0]] if single else phrases

@@ -3,9 +3,9 @@
     python analyses/train_variants.py --seeds 2 3 4 --steps 480 240 --out runs/variants
 
 The frozen parts are those of the shipped mini-llava and mini-difflmm. Each variant and seed goes through LLaVA's two
-stages (other seeds see other scenes, too) into OUT/VARIANT-SEED, which ``interp.load`` takes; then all are measured on
-the same test scenes. What is done already is not done again. Writes variants.csv, variants.md and variants.png: each
-variant's grounding and noun recall beside those of ``both``.
+stages (other seeds see other scenes, too) into OUT/VARIANT-SEED-STEPS, which ``interp.load`` takes; then all are
+measured on the same test scenes. What is done already is not done again. Writes variants.csv, variants.md and
+variants.png: each variant's grounding and noun recall beside those of ``both``.
 
 ``both``: as mini-difflmm. ``clip``: the U-Net's feature is cut off before the projector. ``diffusion``: CLIP's tokens
 are; the implicit captioner still has them. ``empty``: the U-Net sees an empty caption in place of the implicit one.
@@ -174,10 +174,10 @@ def hold(model: Any) -> None:
 
 def train(variant: str, seed: int, a: argparse.Namespace) -> Path:
     """The folder of the trained model, which appears when it is whole."""
-    out = a.out / f"{variant}-{seed}"
+    folder = f"{variant}-{seed}-{'-'.join(map(str, a.steps))}"
+    out, work = a.out / folder, a.out / "work" / folder
     if (out / "config.json").exists():
         return out
-    work = a.out / "work" / f"{variant}-{seed}"
     work.mkdir(parents=True, exist_ok=True)
     log, newest = Log(work / "log.jsonl"), None
     for name, steps in zip(llava.ROUNDS, a.steps, strict=False):

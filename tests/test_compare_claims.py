@@ -140,3 +140,18 @@ def test_only_a_finished_comparison_is_read(script, tmp_path):
     run.finish()
     assert script.read(tmp_path)["model"].tolist() == ["llava", "difflmm"]
     assert script.read(tmp_path, single=True)["model"].tolist() == ["llava"]
+
+
+def test_a_metric_that_was_not_measured_is_named(script):
+    with pytest.raises(SystemExit, match="training 0 has score; expected nss"):
+        script.claims(trainings(), "nss", True)
+
+
+def test_a_comparison_in_the_other_order_does_not_turn_the_claim_round(script, tmp_path):
+    from interp.storage import Run
+
+    run = Run.open(tmp_path / "run", {})
+    run.manifest["comparison"] = {"names": ["mini-difflmm", "mini-llava"]}
+    run.finish()
+    with pytest.raises(SystemExit, match="mini-difflmm with mini-llava; expected LLAVA DIFFLMM"):
+        script.read(tmp_path / "run")
