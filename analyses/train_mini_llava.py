@@ -505,9 +505,9 @@ def stage(
             folder.mkdir(parents=True, exist_ok=True)
             inner = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
             projector = {k: v.contiguous() for k, v in inner.state_dict().items() if "multi_modal_projector" in k}
-            save_file(projector, folder / "projector.safetensors")
             if inner is not self.model:
                 self.model.save_pretrained(folder)
+            save_file(projector, folder / "projector.safetensors")  # last: where it is, the checkpoint is whole
 
         def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
             folder = Path(resume_from_checkpoint)
