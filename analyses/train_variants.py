@@ -10,7 +10,9 @@ variants.png: each variant's grounding and noun recall beside those of ``both``.
 ``both``: as mini-difflmm. ``clip``: the U-Net's feature is cut off before the projector. ``diffusion``: CLIP's tokens
 are; the implicit captioner still has them. ``empty``: the U-Net sees an empty caption in place of the implicit one.
 ``diffusion-empty``: both, so that nothing comes from CLIP. ``t-N``: as ``both``, with noise of timestep N.
-``llava``: mini-llava. All of them are plain weights of the same model: what is cut off is zero and stays zero.
+``wide``: the projector begins with PyTorch's initial weights, as in the released code, not with deviation 0.02.
+``loud``: as ``wide``, and the feature's norm begins at 10. ``llava``: mini-llava. All of them are plain weights of the
+same model: what is cut off is zero and stays zero.
 
 For the claims of ``compare_claims.py`` train at full length: --variants llava both --steps 2000 2560 1600.
 """
@@ -41,7 +43,7 @@ from interp.naming import named_targets
 from interp.shipped import data_folder
 from interp.storage import write_bytes
 
-VARIANTS = ("llava", "both", "clip", "diffusion", "empty", "diffusion-empty", "t-1", "t-50", "t-300")
+VARIANTS = ("llava", "both", "clip", "diffusion", "empty", "diffusion-empty", "t-1", "t-50", "t-300", "wide", "loud")
 METRIC = "pointing_game"
 SHOWN = {f"{METRIC}, paper": "pointing, all heads", f"{METRIC}, top3": "pointing, best 3", "noun recall": "noun recall"}
 MEANING = {
@@ -49,9 +51,13 @@ MEANING = {
     "clip": "CLIP alone",
     "diffusion": "diffusion alone",
     "empty": "empty caption",
+    "wide": "wider initial weights",
+    "loud": "and a louder feature",
     "diffusion-empty": "diffusion alone,\nempty caption",
     **{f"t-{t}": f"timestep {t}" for t in (1, 50, 300)},
 }
+LOUD = 10.0
+"""Where the feature's norm begins, so that the feature reaches the projector about as strong as CLIP's tokens do."""
 ELSEWHERE = 7919
 """Scenes between the first ones of one seed and of the next."""
 
@@ -124,6 +130,11 @@ def take_away(model: Any, variant: str, mini_llava: Path) -> None:
     if variant.startswith("t-"):
         model.config.timestep = int(variant[2:])
         _ = model.config.kept_signal  # an impossible timestep is an error here
+    if variant in ("wide", "loud"):
+        for layer in (m for m in projector.modules() if isinstance(m, torch.nn.Linear)):
+            layer.reset_parameters()
+    if variant == "loud":
+        torch.nn.init.constant_(projector.norm.weight, LOUD)
     first, feature = projector.linear[0].weight, projector.reduce[0].out_features
     if variant == "clip":
         cut(first, slice(None, feature))
