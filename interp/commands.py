@@ -132,9 +132,13 @@ def arguments(options: Namespace, lmm: LMM, **more: Any) -> dict[str, Any]:
     """What makes this run this run: everything that can change a number, with defaults resolved."""
     left_out = ("out", "force", "debug")
     given = {name: value for name, value in vars(options).items() if name not in left_out}
+    return {**given, **numbers(lmm), **more}
+
+
+def numbers(lmm: LMM) -> dict[str, Any]:
+    """What a model's numbers depend on beside its weights."""
     kernel = getattr(lmm.model.config.get_text_config(decoder=True), "_attn_implementation", None)
-    numbers = {"device": lmm.device.type, "dtype": str(lmm.model.dtype), "kernel": kernel, "setup": setup(lmm)}
-    return {**given, **numbers, **more}
+    return {"device": lmm.device.type, "dtype": str(lmm.model.dtype), "kernel": kernel, "setup": setup(lmm)}
 
 
 def _hash(lmm: LMM) -> str:

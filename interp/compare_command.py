@@ -14,7 +14,6 @@ from interp import commands, compare_page, plugins, storage
 from interp.comparing import compare
 from interp.comparison import Comparison
 from interp.lmm import LMM
-from interp.stores import setup
 
 TABLES = tuple(f.name for f in dataclasses.fields(Comparison) if f.name not in ("skipped", "manifest"))
 
@@ -55,7 +54,7 @@ def _loader(
         lmm = commands._load(Namespace(**{**vars(options), "model": place}))
         about = commands.about_run(options, lmm, metrics)
         folder.manifest["about"] = {name: about[name] for name in ("dataset", "metrics")}
-        _same(folder, which, {"weights": storage.hash_weights(lmm.model), **_numbers(lmm)})
+        _same(folder, which, {"weights": storage.hash_weights(lmm.model), **commands.numbers(lmm)})
         print(f"model {which}: {lmm.layers} x {lmm.heads} heads of {place} on {options.dataset}", file=sys.stderr)
         return lmm
 
@@ -67,12 +66,6 @@ def _empty_cache() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _numbers(lmm: LMM) -> dict[str, Any]:
-    """What a model's numbers depend on beside its weights."""
-    kernel = getattr(lmm.model.config.get_text_config(decoder=True), "_attn_implementation", None)
-    return {"device": lmm.device.type, "dtype": str(lmm.model.dtype), "kernel": kernel, "setup": setup(lmm)}
 
 
 def _same(folder: storage.Run, which: str, about: dict[str, Any]) -> None:
