@@ -38,7 +38,7 @@ import numpy as np
 import torch
 
 import interp
-from interp import capturing
+from interp.answer import capturing
 
 PROMPT = "Describe the image in detail."
 WAYS = ("plain", "replay", "streaming", "eager")

@@ -18,7 +18,7 @@ import torch
 
 import interp
 from interp import plugins
-from interp.subjects import read_group
+from interp.causation.subjects import read_group
 
 
 def one_by_one(lmm: Any, samples: list[Any]) -> np.ndarray:

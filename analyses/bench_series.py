@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 import interp
-from interp import batches, phrases
 from interp.datasets import scenes
-from interp.emerging import METRICS
-from interp.frozen import inputs_cache, vision_cache
-from interp.nulls import MaskPool
+from interp.emergence.frozen import inputs_cache, vision_cache
+from interp.emergence.study import METRICS
 from interp.plugins import get
+from interp.ranking import batch as batches
+from interp.statistics.nulls import MaskPool
 
 
 def main() -> None:
@@ -60,14 +60,14 @@ def main() -> None:
     alone(points[0])  # both ways warm
     spent = {way: {"wall": 0.0, "processor": 0.0} for way in ("in place", "afresh")}
     held, known = [], {}
-    phrases._parsed.cache_clear()
+    parser._parsed.cache_clear()
     lmm, given = timed(spent["in place"], lambda: (series.load(device="cpu"), read()))
     with series.swap(lmm) as swap, inputs_cache(lmm), vision_cache(lmm.model) as cache:
         for point in points:
             ours = timed(spent["in place"], lambda point=point: at(swap, cache, point) or measure(lmm, *given, known))
-            parsed, phrases._parsed = phrases._parsed, lru_cache(phrases._parsed.__wrapped__)
+            parsed, parser._parsed = parser._parsed, lru_cache(parser._parsed.__wrapped__)
             theirs = timed(spent["afresh"], lambda point=point: alone(point))
-            phrases._parsed = parsed
+            parser._parsed = parsed
             same = all(
                 np.array_equal(x[k], y[k], equal_nan=True)
                 for x, y in zip(ours, theirs, strict=True)

@@ -22,7 +22,8 @@ from tqdm import tqdm
 import interp
 from interp import cli
 from interp.datasets import scenes
-from interp.storage import Run, write_bytes
+from interp.report.files import write_bytes
+from interp.report.run import Run
 
 MEASURE = "logprob"
 COLOURS = ("#0072b2", "#d55e00")

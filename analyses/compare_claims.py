@@ -23,9 +23,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from interp import intervals, plugins
-from interp.contrasts import KEY
-from interp.storage import Run, write_bytes
+from interp import plugins
+from interp.report.files import write_bytes
+from interp.report.run import Run
+from interp.statistics import intervals
+from interp.statistics.contrasts import KEY
 
 LEVEL = 0.95
 ALL = "all"

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from interp.emergence_page import TABLES
 from interp.plots.emergence import side_by_side
-from interp.storage import Run
+from interp.report.emergence import TABLES
+from interp.report.run import Run
 
 
 def main() -> None:

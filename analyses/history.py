@@ -21,14 +21,15 @@ import torch
 from tqdm import tqdm
 
 import interp
-from interp import checkpoints, intervals
-from interp.capturing import captures
+from interp.answer.capturing import captures
+from interp.answer.maps import coverage, phrase_maps, reduce_heads
+from interp.answer.targets import match_targets
 from interp.datasets import scenes
-from interp.lmm import LMM
-from interp.maps import coverage, phrase_maps, reduce_heads
 from interp.metrics import pointing_game
-from interp.phrases import match_targets
-from interp.shipped import data_folder
+from interp.models import _overlay as checkpoints
+from interp.models._lmm import LMM
+from interp.plugins import data_folder
+from interp.statistics import intervals
 from interp.types import Capture, Sample
 
 

@@ -29,14 +29,17 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import interp
-from interp import intervals, plugins
-from interp.capturing import captures
-from interp.maps import argmax_points, coverage, phrase_maps, reduce_heads, to_pixels
-from interp.phrases import match_targets
+from interp import plugins
+from interp.answer.capturing import captures
+from interp.answer.maps import argmax_points, coverage, phrase_maps, reduce_heads, to_pixels
+from interp.answer.targets import match_targets
+from interp.models._identity import fingerprint, hash_weights
 from interp.plots.style import BEST, MEAN, style
-from interp.storage import Run, hash_weights, write_bytes
-from interp.stores import fingerprint, key_of
+from interp.report.files import write_bytes
+from interp.report.run import Run
+from interp.statistics import intervals
 from interp.types import Head, HeadScores, Prompts, Sample, Skip
+from interp.work.store import key_of
 
 TOP = {"top 1": 1, "top 3": 3, "top 10": 10}
 NORMALISE = ("answer", "none")

@@ -36,12 +36,12 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, AutoTokenizer, CLIPTextConfig, CLIPTextModel, LlavaForConditionalGeneration
 
 import interp
-from interp.contrasts import KEY
+from interp.answer.recall import named_targets
 from interp.datasets import scenes
 from interp.models.difflmm import DiffLMMForConditionalGeneration
-from interp.naming import named_targets
-from interp.shipped import data_folder
-from interp.storage import write_bytes
+from interp.plugins import data_folder
+from interp.report.files import write_bytes
+from interp.statistics.contrasts import KEY
 
 VARIANTS = ("llava", "both", "clip", "diffusion", "empty", "diffusion-empty", "t-1", "t-50", "t-300", "wide", "loud")
 METRIC = "pointing_game"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -47,6 +48,11 @@ def read_image(source: Any, frame: int | None = None) -> UInt8[np.ndarray, "heig
     else:
         raise ImageError(f"cannot read an image from {type(source).__name__}; expected {KINDS}")
     return np.array(pixels, dtype=np.uint8, order="C")
+
+
+def digest(image: np.ndarray) -> str:
+    """SHA-256 of the image's shape and pixels: a file of the same name may hold another image tomorrow."""
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 @contextmanager

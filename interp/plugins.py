@@ -1,13 +1,24 @@
-"""Folder + file name -> module. A plug-in's file name is its name on the command line; there is no central list."""
+"""Folder + file name -> module. A plug-in's file name is its name on the command line; there is no central list.
+
+And where the shipped models lie. Nothing heavy is imported here: the command line reads it all before a command runs.
+"""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
+import os
 import pkgutil
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
+import interp
+
 KINDS = ("models", "datasets", "metrics", "segmenters")
+COMMANDS = "commands"
+"""The folder of the command line's commands, which are found in the same way."""
 
 
 class UnknownName(LookupError):
@@ -15,8 +26,8 @@ class UnknownName(LookupError):
 
 
 def names(kind: str) -> list[str]:
-    """Sorted names of the plug-ins of one kind (``models``, ``datasets``, ``metrics``, ``segmenters``)."""
-    if kind not in KINDS:
+    """Sorted names of the plug-ins of one of the ``KINDS``, or of the commands."""
+    if kind not in (*KINDS, COMMANDS):
         raise UnknownName(f"no plug-in kind {kind!r}; there are: {', '.join(KINDS)}")
     package = importlib.import_module(f"interp.{kind}")
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
@@ -43,3 +54,21 @@ def check(kind: str, name: str) -> None:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise UnknownName(f"no {kind.removesuffix('s')} called {name!r}{hint} There are: {', '.join(known)}")
+
+
+def about(kind: str, name: str) -> str:
+    """The plug-in's docstring, read without importing it."""
+    check(kind, name)
+    spec = find_spec(f"interp.{kind}.{name}")
+    source = Path(spec.origin).read_text() if spec and spec.origin else ""
+    return ast.get_docstring(ast.parse(source)) or "(no docstring)"
+
+
+def data_folder() -> Path:
+    """Where the shipped models and images lie: ``data/`` of the repository, or the folder that INTERP_DATA names."""
+    return Path(os.environ.get("INTERP_DATA") or Path(interp.__file__).parent.parent / "data")
+
+
+def shipped() -> list[str]:
+    """Names of the shipped models: the folders of ``data/`` with a ``base/config.json``."""
+    return sorted(path.parent.parent.name for path in data_folder().glob("*/base/config.json"))

@@ -20,7 +20,7 @@ Query = Literal["predicting", "self"]
 
 
 Weighting = Literal["attention", "value"]
-"""What a map holds: attention, or attention times the norm of what the head would pass on (`interp.value_norms`)."""
+"""What a map holds: attention, or attention times the norm of what the head would pass on (see `interp.attention`)."""
 
 
 class Head(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.shipped import data_folder
+from interp.plugins import data_folder
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 

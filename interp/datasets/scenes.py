@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageEnhance
 
-from interp.shipped import data_folder
+from interp.plugins import data_folder
 from interp.types import Sample, Target
 
 SPLITS = ("train", "validation", "test")

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.evaluation import captions, summary
+from interp.evaluation import captions
+from interp.evaluation import tables as summary
 from interp.evaluation.encoders import Encoder
 from interp.evaluation.instances import Instance, coco_precision, cosine
 from interp.evaluation.overlap import pairwise_iou
-from interp.evaluation.records import Record
-from interp.evaluation.summary import Evaluated, Measure
+from interp.evaluation.result import Record
+from interp.evaluation.tables import Evaluated, Measure
 
 IOU = SIMILARITY = 0.5
 Pair = tuple[int, int]

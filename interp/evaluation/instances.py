@@ -18,11 +18,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.evaluation import summary
+from interp.answer.parser import load_parser
+from interp.answer.targets import match_targets
+from interp.evaluation import tables as summary
 from interp.evaluation.overlap import RLE, areas, from_rle
-from interp.evaluation.records import Found, Record
-from interp.evaluation.summary import Evaluated, Measure
-from interp.phrases import load_parser, match_targets
+from interp.evaluation.result import Found, Record
+from interp.evaluation.tables import Evaluated, Measure
 from interp.types import Phrase, Target
 
 Vectors = Callable[[list[str]], Float[np.ndarray, "text dim"]]
@@ -133,7 +134,7 @@ def categories_of(
 ) -> list[str | None]:
     """Each phrase's category, or None: the one nearest to its root word by cosine, from ``threshold`` on.
 
-    Without vectors, the category that the phrase names by its nouns (`interp.phrases.match_targets`).
+    Without vectors, the category that the phrase names by its nouns (`interp.answer.targets.match_targets`).
     """
     if not categories or not phrases:
         return [None] * len(phrases)

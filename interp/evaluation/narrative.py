@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.evaluation import summary
+from interp.evaluation import tables as summary
 from interp.evaluation.overlap import pairwise_iou
-from interp.evaluation.records import Record
-from interp.evaluation.summary import Evaluated, Measure
+from interp.evaluation.result import Record
+from interp.evaluation.tables import Evaluated, Measure
 
 STEP = 1e-5
 """Between the thresholds of the released evaluation."""

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp import intervals
-from interp.evaluation import summary
+from interp.evaluation import tables as summary
 from interp.evaluation.overlap import RLE, areas, box_iou, boxes, shared_pixels, to_rles
-from interp.evaluation.records import Record
-from interp.evaluation.summary import Evaluated, Measure
+from interp.evaluation.result import Record
+from interp.evaluation.tables import Evaluated, Measure
+from interp.statistics import intervals
 
 THRESHOLD = 0.5
 

@@ -120,7 +120,7 @@ def effects(differences: pd.DataFrame, metric: str, *, higher_is_better: bool = 
     """Every paired difference of the metric with its 95 % interval, grouped by what is compared.
 
     ``differences``: ``metric contrast model heads a_is b_is difference low high favours``. Filled marks are those that
-    favour one side (`interp.contrasts.differences`).
+    favour one side (`interp.statistics.contrasts.differences`).
 
     Raises:
         ValueError: no difference of this metric is defined.

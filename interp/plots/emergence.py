@@ -15,9 +15,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
-from interp.intervals import mean
 from interp.plots.heads import known, select, square
 from interp.plots.style import MEAN, NULL, SCORES, style, words
+from interp.statistics.intervals import mean
 
 LEADERS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00")
 LOSS = "caption loss\n[nats a token]"

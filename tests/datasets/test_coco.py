@@ -9,8 +9,8 @@ from PIL import Image
 
 import interp
 from interp.datasets import coco, scenes
-from interp.stores import Memory
 from interp.types import Sample, Skip, Target
+from interp.work.store import Memory
 
 HEIGHT, WIDTH = 40, 52
 DOG, CHAIR = 18, 62

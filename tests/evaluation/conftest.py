@@ -4,7 +4,7 @@ import pytest
 from evaluation_cases import phrase
 
 from interp.evaluation.overlap import to_rles
-from interp.evaluation.records import Found, Record, Truth
+from interp.evaluation.result import Found, Record, Truth
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import pytest
 from evaluation_cases import phrase
 from PIL import Image
 
-from interp import cli, evaluating
+from interp import cli
 from interp.datasets import coco, gcg, scenes
-from interp.evaluation import results
+from interp.evaluation import batch
+from interp.evaluation import predictions as results
 from interp.evaluation.overlap import to_rles
 from interp.types import Sample
 
@@ -161,7 +162,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(model, tmp_path, monk
     assert not (killed / "summary.json").exists()
     assert len(list((killed / "parts").glob("*.npz"))) == 2
     computed = []
-    real = evaluating._records
+    real = batch._records
     monkeypatch.setattr(evaluating, "_records", lambda *a: computed.append(len(a[2])) or real(*a))
     assert cli.main(command("gcg", model, "scenes", killed, *arguments)) == 0
     assert computed == [1]  # the third batch alone, of five samples in twos
@@ -208,9 +209,9 @@ def test_moved_spans_follow_the_words_through_other_spaces():
     answer, text = "In  this image, a dog", "In this image , a dog"
     for words in ("image", "a dog", "In"):
         start = answer.index(words)
-        assert text[slice(*evaluating._moved((start, start + len(words)), answer, text))] == words
+        assert text[slice(*batch._moved((start, start + len(words)), answer, text))] == words
     with pytest.raises(ValueError, match="the tokenizer changed the text"):
-        evaluating._moved((18, 21), answer, "In this")
+        batch._moved((18, 21), answer, "In this")
 
 
 # --- results in files ----------------------------------------------------------------------------------------------

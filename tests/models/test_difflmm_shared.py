@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 import interp
-from interp.frozen import vision_cache
+from interp.emergence.frozen import vision_cache
 from interp.models import _shared
 from interp.models._hf import BrokenCheckpoint
 from interp.models.difflmm import DiffLMMConfig, DiffLMMForConditionalGeneration, DiffLMMProcessor

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import interp
-from interp.prompts import Method, prompts_of
+from interp.segmentation.method import Method
+from interp.segmentation.prompts import prompts_of
 from interp.types import Prompts
 
 

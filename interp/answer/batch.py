@@ -1,0 +1,175 @@
+"""One batch of captures: samples read and checked, generated or read once, their rows cut to what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.answer.phrases import find_phrases, token_offsets
+from interp.answer.replay import Answer, CaptureError, Rows, answer_ids, generate, read, stream
+from interp.images import read_image
+from interp.models._lmm import LMM, evaluating
+from interp.types import Capture, PatchGrid, Phrase, Query, Skip, Weighting
+from interp.work.halves import in_halves, split
+
+Tokens = Literal["phrases", "all"]
+
+
+ROWS_AT_ONCE = 2**31
+"""Bytes of recorded rows above which a batch is cut in halves."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What every sample of a run has in common."""
+
+    tokens: Tokens
+    query: Query
+    streaming: bool
+    max_new_tokens: int
+    weighting: Weighting = "attention"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sample, read and checked. ``ids`` are the given answer's tokens; None = generate."""
+
+    sample_id: str
+    image: np.ndarray
+    prompt: str
+    text: str
+    ids: list[int] | None
+    phrases: Sequence[Any] | Callable[[str], Sequence[Any]] | str | None
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """An answer with its text, phrases, and the tokens whose rows are kept."""
+
+    job: Job
+    answer: Answer
+    text: str
+    phrases: tuple[Phrase, ...]
+    kept: Int[np.ndarray, " token"]
+
+
+def skip_of(sample_id: str, error: Exception) -> Skip:
+    return Skip(sample_id, f"{type(error).__name__}: {error}")
+
+
+def job_of(lmm: LMM, sample_id: str, image: Any, prompt: str, answer: str | None, phrases: Any) -> Job:
+    """The sample, read and checked: its whole text, its pixels, and the given answer's tokens."""
+    text = lmm.family.template(lmm.processor, prompt)
+    if answer is not None and lmm.processor.image_token in answer:
+        raise CaptureError(f"the answer holds an image place ({lmm.processor.image_token}): {answer!r}; take it out")
+    ids = None if answer is None else answer_ids(lmm.tokenizer, text, answer)
+    return Job(sample_id, read_image(image), prompt, text, ids, phrases)
+
+
+def capture_batch(lmm: LMM, jobs: Sequence[Job], how: How) -> list[Capture | Exception]:
+    """One result per job. A batch that fails as a whole, or that memory cannot hold, is tried again in halves."""
+    return in_halves(jobs, lambda some: _try_batch(lmm, some, how))
+
+
+def _try_batch(lmm: LMM, jobs: Sequence[Job], how: How) -> list[Capture | Exception]:
+    inputs = lmm.inputs([job.image for job in jobs], [job.text for job in jobs])
+    grids, keys = grids_of(lmm, jobs, inputs)
+    longest = max(how.max_new_tokens if job.ids is None else len(job.ids) for job in jobs)
+    most = longest if how.tokens == "all" or how.streaming else longest // 3 + 1  # about one word in three is a root
+    if len(jobs) > 1 and keys.numel() * lmm.layers * lmm.heads * most * 4 > ROWS_AT_ONCE:
+        return split(jobs, lambda some: _try_batch(lmm, some, how))
+    cache = None
+    with evaluating(lmm.model), torch.no_grad():
+        if jobs[0].ids is not None:
+            answers = [Answer(job.ids or []) for job in jobs]
+        elif how.streaming:
+            answers = stream(lmm, inputs, keys, how.query, how.max_new_tokens, how.weighting)
+        else:
+            answers, cache = generate(lmm, inputs, how.max_new_tokens)
+        parsed = [parse(lmm, job, answer, how.tokens) for job, answer in zip(jobs, answers, strict=True)]
+        kept = [[] if isinstance(p, Exception) else p.kept.tolist() for p in parsed]
+        if how.streaming:
+            rows = [answer.rows for answer in answers if answer.rows is not None]
+        elif any(kept):
+            ids = [answer.ids for answer in answers]
+            rows = read(lmm, inputs, keys, how.query, ids, kept, cache, how.weighting)
+        else:
+            return [p for p in parsed if isinstance(p, Exception)]  # all of them
+    return [
+        p if isinstance(p, Exception) else _finish(lmm, p, grid, r, how)
+        for p, grid, r in zip(parsed, grids, rows, strict=True)
+    ]
+
+
+def grids_of(
+    lmm: LMM, jobs: Sequence[Job], inputs: dict[str, Tensor]
+) -> tuple[list[PatchGrid], Int[Tensor, "batch key"]]:
+    """Each sample's grid, and its patches' columns with the left padding counted; -1 where a sample has fewer."""
+    grids, keys = [], []
+    for job, ids, mask in zip(jobs, inputs["input_ids"], inputs["attention_mask"], strict=True):
+        padding = int((mask == 0).sum())
+        grid = lmm.family.grid(lmm.model, lmm.processor, job.image.shape[:2], ids[padding:])
+        grids.append(grid)
+        keys.append(torch.from_numpy(grid.token_index.reshape(-1) + padding))
+    return grids, torch.nn.utils.rnn.pad_sequence(keys, batch_first=True, padding_value=-1)
+
+
+def parse(lmm: LMM, job: Job, answer: Answer, tokens: str) -> Parsed | Exception:
+    """The answer's text, phrases and the tokens to keep, or what is wrong with it."""
+    try:
+        text, offsets = token_offsets(lmm.tokenizer, answer.ids)
+        if not text.strip():
+            raise CaptureError("the model's answer is empty; ask in another way, or give an answer")
+        asked = job.phrases(text) if callable(job.phrases) else job.phrases
+        phrases = find_phrases(text, offsets, asked, truncated=answer.truncated)
+        if tokens == "all":
+            return Parsed(job, answer, text, phrases, np.arange(len(answer.ids)))
+        if not phrases:
+            raise CaptureError(
+                f"no noun phrase in the answer {text!r}; name words of it with phrases=[...], or use tokens='all'"
+            )
+        return Parsed(job, answer, text, phrases, np.array(sorted({t for phrase in phrases for t in phrase.tokens})))
+    except ValueError as error:
+        return error
+
+
+def _finish(lmm: LMM, parsed: Parsed, grid: PatchGrid, rows: Rows, how: How) -> Capture | Exception:
+    """The sample's capture, on the CPU, or what is wrong with its rows."""
+    patches = grid.token_index.size
+    attention, mean = rows.attention[..., :patches], rows.mean[..., :patches]
+    if how.streaming:  # the rows of all tokens were recorded before the phrases were known
+        attention = attention[:, :, torch.from_numpy(parsed.kept).to(attention.device)]
+    try:
+        _check_numbers(mean, lmm.name)
+    except CaptureError as error:
+        return error
+    return Capture(
+        sample_id=parsed.job.sample_id,
+        prompt=parsed.job.prompt,
+        answer=parsed.text,
+        tokens=tuple(lmm.tokenizer.convert_ids_to_tokens(parsed.answer.ids)),
+        grid=grid,
+        query=how.query,
+        kept=parsed.kept,
+        attention=attention.permute(2, 0, 1, 3).reshape(-1, *attention.shape[:2], *grid.shape).cpu(),
+        mean=mean.reshape(*mean.shape[:2], *grid.shape).cpu(),
+        phrases=parsed.phrases,
+        logprobs=rows.logprobs.cpu().numpy(),
+        weighting=how.weighting,
+    )
+
+
+def _check_numbers(mean: Float[Tensor, "layer head key"], name: str) -> None:
+    """The mean over the tokens is NaN wherever one of them is."""
+    broken = (~torch.isfinite(mean)).flatten(1).any(1).nonzero().flatten().tolist()
+    if broken:
+        raise CaptureError(
+            f"the attention of layer {broken[0]} of {name} is NaN or infinite (layers {broken}): the weights of that "
+            "layer or of one before it hold NaN, or float16 overflowed; load the model again, or with dtype='bfloat16'"
+        )

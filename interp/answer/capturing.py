@@ -1,0 +1,121 @@
+"""Attention of an answer's tokens to the image's patches, for every layer and head.
+
+The model generates with its own fast kernel and nothing attached; then the answer is read once more, all tokens at a
+time, over the prompt's kept key-value cache, and only its rows are recorded. Attention is causal, so these are the rows
+of generation. An answer that is given is read together with its prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal, get_args
+
+from interp.answer.batch import How, Job, Tokens, capture_batch, job_of, skip_of
+from interp.answer.replay import CaptureError
+from interp.models._lmm import LMM
+from interp.types import Capture, Query, Sample, Skip, Weighting
+
+
+def _how(tokens: Any, query: Any, streaming: bool, max_new_tokens: int, given: bool, weighting: Any) -> How:
+    for name, value, known in (
+        ("tokens", tokens, Tokens),
+        ("query", query, Query),
+        ("weighting", weighting, Weighting),
+    ):
+        if value not in get_args(known):
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(known)))}")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
+    if given and streaming:
+        raise ValueError("streaming records while the model generates; leave it off for answers that are given")
+    return How(tokens, query, streaming, max_new_tokens, weighting)
+
+
+def capture(
+    lmm: LMM,
+    image: Any,
+    prompt: str,
+    answer: str | None = None,
+    tokens: Tokens = "phrases",
+    query: Query = "predicting",
+    phrases: Sequence[Any] | str | None = None,
+    streaming: bool = False,
+    max_new_tokens: int = 128,
+    sample_id: str = "",
+    weighting: Weighting | str = "attention",
+) -> Capture:
+    """Attention 0..1 of the answer's tokens to the image's patches: the softmax over all keys, cut to the patches.
+
+    Args:
+        answer: the answer's text; None lets the model generate it, greedily.
+        tokens: keep the tokens of the phrases' root words, or all. The mean over all tokens comes with either.
+        query: the row that *predicts* a token (that of the token before it, as in arXiv 2410.08209's code), or its own.
+        phrases: words or (start, end) characters of the answer to take in place of its noun phrases.
+        streaming: record while generating, in place of reading the answer once more. Slower; the rows are the same.
+        weighting: "attention", or "value": times the norm of each patch's projected value (arXiv 2004.10102).
+
+    Raises:
+        CaptureError: no answer, no noun phrase in it, or attention that is not a number.
+        ValueError: bad image, prompt, answer or option.
+    """
+    how = _how(tokens, query, streaming, max_new_tokens, answer is not None, weighting)
+    (result,) = capture_batch(lmm, [job_of(lmm, sample_id, image, prompt, answer, phrases)], how)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def captures(
+    lmm: LMM,
+    samples: Iterable[Sample | Skip],
+    *,
+    answers: Literal["reference", "generated"] = "reference",
+    batch: int = 8,
+    tokens: Tokens = "phrases",
+    query: Query = "predicting",
+    streaming: bool = False,
+    max_new_tokens: int = 128,
+    phrases: Callable[[Sample], Any] | None = None,
+    weighting: Weighting = "attention",
+) -> Iterator[Capture | Skip]:
+    """A ``Capture`` of each sample, in order, or a ``Skip`` with the reason; see ``capture``.
+
+    Samples are read lazily and run ``batch`` at a time. One that fails is skipped and does not touch the others; a
+    ``Skip`` among them is handed on. ``phrases`` gives each sample's own phrases, or a function of the answer's text
+    that does; None are the noun phrases.
+    """
+    if answers not in ("reference", "generated"):
+        raise ValueError(f"answers is {answers!r}; expected 'reference' or 'generated'")
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; expected at least 1")
+    how = _how(tokens, query, streaming, max_new_tokens, answers == "reference", weighting)
+    return _captures(lmm, iter(samples), answers == "reference", batch, how, phrases)
+
+
+def _captures(
+    lmm: LMM,
+    samples: Iterator[Sample | Skip],
+    reference: bool,
+    batch: int,
+    how: How,
+    phrases: Callable[[Sample], Any] | None,
+) -> Iterator[Capture | Skip]:
+    while group := list(islice(samples, batch)):
+        jobs: list[Job | Skip] = []
+        for sample in group:
+            if isinstance(sample, Skip):
+                jobs.append(sample)
+                continue
+            try:
+                if reference and sample.answer is None:
+                    raise CaptureError("the sample has no reference answer; use answers='generated'")
+                answer = sample.answer if reference else None
+                asked = phrases(sample) if phrases is not None else None
+                jobs.append(job_of(lmm, sample.id, sample.image, sample.prompt, answer, asked))
+            except (ValueError, OSError) as error:
+                jobs.append(skip_of(sample.id, error))
+        done = iter(capture_batch(lmm, [job for job in jobs if isinstance(job, Job)], how))
+        for job in jobs:
+            result = next(done) if isinstance(job, Job) else job
+            yield skip_of(job.sample_id, result) if isinstance(result, Exception) else result

@@ -1,0 +1,228 @@
+"""Attention rows -> phrase maps -> pixels, and masks -> patches.
+
+A patch map is (row, col); pixels are (height, width); a point is (x, y). Pixel i covers i to i + 1, so its centre lies
+at i + 0.5; patch centres lie in the middle of their cells (torch's ``align_corners=False``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.types import Capture, Head, PatchGrid, Phrase, PhraseMaps
+
+Heads = str | Sequence[Head | tuple[int, int]]
+"""``all``: every head (the paper); ``released``: head H-2 of every layer (the released code); or a list."""
+
+
+def phrase_maps(capture: Capture, normalise: str | Capture = "answer", remove_corners: bool = False) -> PhraseMaps:
+    """One map per phrase, layer and head: the mean attention of the tokens of the phrase's root word.
+
+    ``normalise="answer"`` subtracts the mean over all answer tokens, A[i] - mean_j A[j], and with it the sinks that
+    every token shares (arXiv 2410.08209, section 3.2). ``"none"`` leaves attention as it is (0..1). The capture of a
+    generic prompt over the same image divides by its mean over the answer's tokens (arXiv 2502.17422 divides by the
+    row of the answer's first token: that is a capture with a one-token answer); where that mean is 0, the map is NaN.
+
+    ``remove_corners`` sets the four corner patches of each head's map to that map's minimum.
+
+    Raises:
+        ValueError: a phrase's token was not kept, or the generic capture has another shape, box or query.
+    """
+    rows = [_rows(capture, phrase) for phrase in capture.phrases]
+    attention = capture.attention.float()
+    means = [attention[row].mean(0) for row in rows]
+    maps = torch.stack(means) if means else attention.new_zeros(0, *attention.shape[1:])
+    if isinstance(normalise, Capture):
+        generic = _comparable(capture, normalise).mean.to(maps)
+        maps = torch.where(generic > 0, maps / generic, torch.nan)
+    elif normalise == "answer":
+        maps = maps - capture.mean.to(maps)
+    elif normalise != "none":
+        raise ValueError(
+            f"unknown normalise={normalise!r}; expected 'answer', 'none' or the Capture of a generic prompt"
+        )
+    if remove_corners:
+        maps = lower_corners(maps)
+    return PhraseMaps(sample_id=capture.sample_id, phrases=capture.phrases, grid=capture.grid, maps=maps)
+
+
+def lower_corners(maps: Float[Tensor, "*map row col"]) -> Float[Tensor, "*map row col"]:
+    """The maps with their four corner patches set to the map's minimum.
+
+    ``remove_corner`` of the released code does so on the maps reduced over heads, with the minimum over all phrases of
+    the image: call this after `reduce_heads` for the same argmax.
+    """
+    lowered = maps.clone()
+    lowest = maps.amin((-2, -1))
+    for row in (0, -1):
+        for col in (0, -1):
+            lowered[..., row, col] = lowest
+    return lowered
+
+
+def head_list(heads: Heads, layers: int, per_layer: int) -> list[Head]:
+    """The heads that are meant, layer by layer for the named choices.
+
+    Raises:
+        ValueError: an unknown name, an empty list, a head twice, or one that the model does not have.
+    """
+    if isinstance(heads, str):
+        if heads == "all":
+            return [Head(layer, head) for layer in range(layers) for head in range(per_layer)]
+        if heads == "released" and per_layer >= 2:
+            return [Head(layer, per_layer - 2) for layer in range(layers)]
+        raise ValueError(
+            f"no choice of heads {heads!r} for {per_layer} heads a layer; expected 'all', 'released' (head H-2 of each "
+            "layer, so at least 2) or a list of (layer, head)"
+        )
+    chosen = [Head(*head) for head in heads]
+    wrong = [h for h in chosen if not (0 <= h.layer < layers and 0 <= h.head < per_layer)]
+    if wrong or not chosen:
+        came = ", ".join(f"({h.layer}, {h.head})" for h in wrong) or "an empty list"
+        raise ValueError(f"no such heads: {came}; expected layer 0..{layers - 1} and head 0..{per_layer - 1}")
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"a head is listed twice in {[str(h) for h in chosen]}; give it a larger weight instead")
+    return chosen
+
+
+def reduce_heads(
+    maps: PhraseMaps | Float[Tensor, "phrase layer head row col"],
+    heads: Heads = "all",
+    weights: Sequence[float | int] | None = None,
+) -> Float[Tensor, "phrase row col"]:
+    """One map per phrase: the mean over the chosen heads, sum_h w_h a_h / sum_h w_h with ``weights`` (one per head).
+
+    ``"all"`` is the paper's mean over L x H (arXiv 2410.08209, section 3.2); ``"released"`` what its code computes:
+    a slice of the wrong axis leaves head H-2 of each layer, and the mean is over L maps.
+
+    Raises:
+        ValueError: as `head_list`; or the weights are not one finite number per head with a positive sum.
+    """
+    values = maps.maps if isinstance(maps, PhraseMaps) else maps
+    chosen = head_list(heads, *values.shape[1:3])
+    layer, head = (torch.tensor(index, device=values.device) for index in zip(*chosen, strict=True))
+    picked = values[:, layer, head]
+    if weights is None:
+        return picked.mean(1)
+    weight = torch.as_tensor(weights, dtype=picked.dtype, device=picked.device)
+    if weight.shape != (len(chosen),) or not weight.isfinite().all() or not weight.sum() > 0:
+        raise ValueError(
+            f"weights must be {len(chosen)} finite numbers with a positive sum, one per head; got {weights}"
+        )
+    return torch.einsum("phrc,h->prc", picked, weight / weight.sum())
+
+
+def coverage(
+    masks: Bool[np.ndarray, "phrase height width"] | Float[np.ndarray, "phrase height width"], grid: PatchGrid
+) -> Float[Tensor, "phrase row col"]:
+    """Share of each patch's area that the mask covers, 0..1, exactly.
+
+    A patch may cut through pixels and overhang the image; what hangs over is not covered. A soft mask says which share
+    of each pixel (0..1) is covered.
+    """
+    x0, y0, x1, y1 = _box(grid)
+    n, height, width = masks.shape
+    rows = _overlap(y0, y1, grid.shape[0], height)
+    cols = _overlap(x0, x1, grid.shape[1], width)
+    shares = np.zeros((n, *grid.shape))
+    for i, mask in enumerate(masks):  # one by one: a float copy of all masks of a large photograph is gigabytes
+        shares[i] = rows @ (mask @ cols.T)
+    return torch.from_numpy(shares.clip(0, 1)).float()
+
+
+def to_pixels(
+    maps: Float[Tensor, "phrase row col"], grid: PatchGrid, image_size: tuple[int, int]
+) -> Float[Tensor, "phrase height width"]:
+    """The maps at each pixel of an image of (height, width): bicubic over the grid's box, cut to the image.
+
+    Where the box overhangs the image (padding), that part is cut off; where it ends inside the image (centre crop),
+    the pixels outside are NaN. Equals torch's bicubic ``interpolate`` to the padded square followed by the cut
+    (arXiv 2410.08209, section 3.2) when the box has whole pixels.
+    """
+    height, width = image_size
+    if height < 1 or width < 1:
+        raise ValueError(f"image_size must be (height, width) of at least one pixel; got {image_size}")
+    x0, y0, x1, y1 = _box(grid)
+    x = ((torch.arange(width, dtype=torch.float64) + 0.5 - x0) / (x1 - x0)).to(maps.device)
+    y = ((torch.arange(height, dtype=torch.float64) + 0.5 - y0) / (y1 - y0)).to(maps.device)
+    at = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).float()[None] * 2 - 1
+    if not len(maps):
+        return maps.new_zeros(0, height, width)
+    # relative to the minimum: rounding would else give a constant map an argmax
+    lowest = maps.float().nan_to_num(nan=torch.inf).amin((-2, -1), keepdim=True)
+    level = torch.where(lowest.isfinite(), lowest, 0.0)
+    pixels = torch.nn.functional.grid_sample(
+        (maps.float() - level)[None], at, mode="bicubic", padding_mode="border", align_corners=False
+    )[0]
+    inside = ((y >= 0) & (y <= 1))[:, None] & ((x >= 0) & (x <= 1))
+    return torch.where(inside, pixels + level, torch.nan)
+
+
+def argmax_points(maps: Float[Tensor, "phrase height width"]) -> Float[np.ndarray, "phrase 2"]:
+    """The highest pixel of each map as (x, y), NaN pixels left aside, the first one in reading order if several.
+
+    (NaN, NaN) where there is no highest pixel: the map is constant or all NaN.
+    """
+    flat = maps.flatten(1)
+    defined = ~flat.isnan()
+    highest = flat.masked_fill(~defined, -torch.inf)
+    lowest = flat.masked_fill(~defined, torch.inf).amin(1)
+    index = highest.argmax(1)
+    points = torch.stack([index % maps.shape[2], index // maps.shape[2]], 1).double()
+    points[~(highest.amax(1) > lowest)] = torch.nan
+    return points.cpu().numpy()
+
+
+def above(pixels: Float[Tensor, "phrase height width"], share: float) -> Bool[np.ndarray, "phrase height width"]:
+    """Where each map exceeds its minimum by more than ``share`` of its range; nowhere if it is constant or NaN."""
+    lowest = pixels.nan_to_num(nan=torch.inf).amin((1, 2), keepdim=True)
+    highest = pixels.nan_to_num(nan=-torch.inf).amax((1, 2), keepdim=True)
+    found = (pixels > lowest + share * (highest - lowest)) & (highest > lowest)
+    return found.cpu().numpy()
+
+
+def _rows(capture: Capture, phrase: Phrase) -> list[int]:
+    """Rows of ``capture.attention`` that belong to the phrase."""
+    place = {int(token): row for row, token in enumerate(capture.kept)}
+    missing = [token for token in phrase.tokens if token not in place]
+    if missing or not phrase.tokens:
+        raise ValueError(
+            f"phrase {phrase.text!r} needs answer tokens {list(phrase.tokens)}, but the capture kept "
+            f"{sorted(place)}; capture with these phrases, or with tokens='all'"
+        )
+    return [place[token] for token in phrase.tokens]
+
+
+def _comparable(capture: Capture, generic: Capture) -> Capture:
+    """The generic capture, if it can be compared with the other one patch by patch."""
+    for name, ours, theirs in (
+        ("shape (layer, head, row, col)", tuple(capture.mean.shape), tuple(generic.mean.shape)),
+        ("box", capture.grid.box, generic.grid.box),
+        ("query", capture.query, generic.query),
+        ("weighting", capture.weighting, generic.weighting),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"the generic prompt's capture has {name} {theirs} and this one {ours}; "
+                "capture both with the same model, image and query"
+            )
+    return generic
+
+
+def _box(grid: PatchGrid) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = grid.box
+    if not (np.isfinite(grid.box).all() and x0 < x1 and y0 < y1):
+        raise ValueError(f"the grid's box must be (x0, y0, x1, y1) with x0 < x1 and y0 < y1; got {grid.box}")
+    return grid.box
+
+
+def _overlap(start: float, end: float, cells: int, pixels: int) -> Float[np.ndarray, "cell pixel"]:
+    """Share of each of the cells between start and end that lies in each pixel."""
+    edges = np.linspace(start, end, cells + 1)
+    pixel = np.arange(pixels)
+    shared = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    return shared.clip(0) * cells / (end - start)

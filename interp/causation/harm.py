@@ -1,0 +1,210 @@
+"""What heads do: how much worse a model says a word when heads, or their edges to the word's thing, are taken away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+import interp
+from interp import plugins
+from interp.attention.ablation import Reference
+from interp.causation.batch import measure
+from interp.causation.result import Effects, NothingToMeasure
+from interp.causation.setting import EDGES, How, Measured
+from interp.causation.subjects import read_group
+from interp.causation.units import Units, units_of
+from interp.causation.usual import reference as reference_of
+from interp.contracts import Metric
+from interp.models._identity import fingerprint, setup
+from interp.statistics import summary
+from interp.types import HeadScores, Sample, Skip, Weighting
+from interp.work.samples import repeatable
+from interp.work.store import Memory, Store, key_of
+
+INTERVENTIONS = ("zero", "mean", "resample", "knockout")
+
+
+WHERE = ("word", "answer", "all")
+
+
+def effects(
+    lmm: Any,
+    dataset: Iterable[Sample | Skip],
+    heads: Any = "all",
+    intervention: Literal["zero", "mean", "resample", "knockout"] | str = "mean",
+    *,
+    where: Literal["word", "answer", "all"] | str | None = None,
+    keys: Literal["own", "others", "background", "sinks"] | str = "own",
+    reference: Reference | None = None,
+    metric: str = "mass_in_mask",
+    weighting: Weighting = "attention",
+    generate: bool = False,
+    samples: int | None = None,
+    answers: Literal["reference", "generated"] = "reference",
+    draws: int = 8,
+    seed: int = 0,
+    batch: int = 8,
+    copies: int = 64,
+    max_new_tokens: int = 128,
+    store: Store | None = None,
+    progress: bool = True,
+) -> Effects:
+    """The effect of every unit of heads on the words that name a target, teacher-forced, with intervals over images.
+
+    Args:
+        heads: "all" (each by itself), "layers" (each layer's together), a list of heads, or sets of heads by name.
+        intervention: what is done to the heads: `interp.ablate`'s modes, or `interp.knockout` of the edges from the
+            word to patches.
+        where: which rows: those that predict the ``word`` (default of a knockout), those that predict any token of the
+            ``answer`` (default of an ablation), or ``all``, the prompt's and the image's included (ablation only).
+        keys: which patches a knockout hides: those of the word's ``own`` thing, as many of ``others``' things, of the
+            ``background``, or ``sinks`` (the patches outside it that the answer attends to most, over all heads).
+        reference: for "mean" and "resample"; None gathers it from the same samples first (`interp.reference`).
+        metric, weighting: how the grounding of later heads is measured, and on which kind of map.
+        generate: also let the model answer under each intervention (all rows of the answer): one generation a unit.
+        draws: random sets of heads beside each unit, of as many heads in each of its layers.
+        copies: samples with their interventions that go through the model as one batch.
+
+    All else is as for `interp.rank`. Layers below a unit's first are not run again, and with ``where`` other than "all"
+    neither is the prompt.
+
+    Raises:
+        NothingToMeasure: no phrase could be measured.
+        ValueError, interp.plugins.UnknownName: a bad argument.
+    """
+    place = where or ("word" if intervention == "knockout" else "answer")
+    _check(intervention, place, keys, answers, {"draws": draws, "batch": batch, "copies": copies})
+    again = repeatable(dataset, samples)
+    units = units_of(heads, lmm.layers, lmm.heads, draws, seed)
+    if intervention in ("mean", "resample") and reference is None:
+        rows = "all" if place == "all" else "answer"
+        reference = reference_of(
+            lmm, again(), rows=rows, answers=answers, seed=seed, batch=batch, max_new_tokens=max_new_tokens,
+            progress=progress,
+        )  # fmt: skip
+    how = How(
+        intervention, place, keys, reference, cast(Metric, plugins.get("metrics", metric)), generate, seed, copies,
+        max_new_tokens, weighting,
+    )  # fmt: skip
+    settings = {
+        "what": "effects",
+        "model": getattr(lmm, "name", type(lmm).__name__),
+        "weights": fingerprint(lmm.model),
+        "setup": setup(lmm),
+        "how": [intervention, place, keys, metric, weighting, generate, answers, seed, max_new_tokens],
+        "reference": None if reference is None else _digest(reference),
+        "units": [[list(h) for h in unit] for unit in units.all],
+        "version": interp.__version__,
+    }
+    done, skipped = [], []
+    kept = Memory() if store is None else store
+    rest = again()
+    said = f"{keys} patches hidden" if intervention == "knockout" else f"{len(units.all)} units away"
+    with tqdm(desc=said, unit="image", disable=not progress) as bar:
+        while group := list(islice(rest, batch)):
+            key = key_of(settings, group).replace("scores", "effects")
+            arrays = kept.get(key)
+            if arrays is None:
+                arrays = _batch(lmm, group, units, how, answers)
+                kept.put(key, arrays)
+            skipped += [Skip(*s) for s in json.loads(bytes(arrays["skipped"]).decode())]
+            if len(arrays["logprob"]):
+                done.append(arrays)
+            bar.update(len(group))
+    if not done:
+        raise NothingToMeasure(f"no phrase could be measured: {skipped[0].reason if skipped else 'no samples'}")
+    return _finish(done, units, how, tuple(skipped), {**settings, "batch": batch, "metric": metric})
+
+
+def _check(intervention: str, where: str, keys: str, answers: str, numbers: Mapping[str, int]) -> None:
+    for name, value, known in (
+        ("intervention", intervention, INTERVENTIONS),
+        ("where", where, WHERE),
+        ("keys", keys, EDGES),
+        ("answers", answers, ("reference", "generated")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
+    if intervention == "knockout" and where == "all":
+        raise ValueError("a knockout is of rows of the answer; expected where='word' or where='answer'")
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} is {number}; expected at least 1")
+
+
+def _digest(reference: Reference) -> list[float]:
+    """A few numbers that tell references apart."""
+    return [
+        float(reference.count),
+        *reference.mean.double().flatten()[:: max(reference.mean.numel() // 16, 1)].tolist(),
+    ]
+
+
+def _batch(lmm: Any, samples: list[Sample | Skip], units: Units, how: How, answers: Any) -> dict[str, np.ndarray]:
+    """Plain arrays for the store: the plain measures and each unit's effects, subjects first."""
+    group = read_group(lmm, samples, answers, how.max_new_tokens)
+    about, plain, found, patches = [], None, None, np.zeros(0, dtype=np.int64)
+    if group.subjects:
+        plain, found, patches = measure(lmm, group, units.all, how)
+        about = [
+            [group.samples[s.sample].id, s.phrase.text, s.phrase.root, len(s.phrase.tokens), float(s.mask.mean())]
+            for s in group.subjects
+        ]
+    arrays = {"about": _json(about), "skipped": _json([[s.sample_id, s.reason] for s in group.skipped])}
+    for name in Measured._fields:
+        empty = np.zeros((len(units.all), 0))
+        arrays[f"plain.{name}"] = getattr(plain, name) if plain else np.zeros(0)
+        arrays[name] = (getattr(found, name) if found else empty).T
+    return {**arrays, "patches": patches}
+
+
+def _json(x: Any) -> np.ndarray:
+    return np.frombuffer(json.dumps(x).encode(), dtype=np.uint8)
+
+
+def _finish(
+    done: list[Mapping[str, np.ndarray]], units: Units, how: How, skipped: tuple[Skip, ...], manifest: dict[str, Any]
+) -> Effects:
+    about = [row for arrays in done for row in json.loads(bytes(arrays["about"]).decode())]
+    phrases = pd.DataFrame(about, columns=["sample_id", "phrase", "root", "tokens", "area"])
+    for name in Measured._fields:
+        phrases[name] = np.concatenate([arrays[f"plain.{name}"] for arrays in done])
+    phrases["patches"] = np.concatenate([arrays["patches"] for arrays in done])
+    scores, frames = {}, []
+    for name in Measured._fields:
+        values = np.concatenate([arrays[name] for arrays in done])
+        if name == "named" and not how.generate:
+            continue
+        null = np.full((len(values), len(units.names)), np.nan)
+        for i, random in enumerate(units.nulls):
+            if random:
+                null[:, i] = values[:, list(random)].mean(1)
+        scores[name] = HeadScores(
+            name, True, tuple(phrases["sample_id"]), tuple(phrases["phrase"]),
+            values[:, None, : len(units.names)], null[:, None],
+        )  # fmt: skip
+        frames.append(_statistics(scores[name], units, how.seed))
+    manifest |= {"phrases": len(phrases), "images": phrases["sample_id"].nunique(), "skipped": len(skipped)}
+    return Effects(pd.concat(frames, ignore_index=True), scores, phrases, units, skipped, manifest)
+
+
+def _statistics(score: HeadScores, units: Units, seed: int) -> pd.DataFrame:
+    """A row per unit."""
+    frame = pd.DataFrame(summary.statistics(score, seed)).drop(columns="chance")
+    single = [unit[0] if len(unit) == 1 else None for unit in units.asked]
+    about = pd.DataFrame(
+        {
+            "measure": score.metric,
+            "unit": units.names,
+            "layer": [-1 if h is None else h.layer for h in single],
+            "head": [-1 if h is None else h.head for h in single],
+            "size": [len(unit) for unit in units.asked],
+        }
+    )
+    return pd.concat([about, frame], axis=1)

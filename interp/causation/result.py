@@ -1,0 +1,60 @@
+"""What a study of effects found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import pandas as pd
+
+from interp.causation.units import Units
+from interp.types import HeadScores, Skip
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What a study found; effects are harm, positive where the model does worse (`interp.effects`).
+
+    ``heads``: a row per metric, layer and head (`summary.summarise`), the grounding metric first, then each measure of
+    effect. ``correlation``: Spearman's rho over heads between grounding and each measure, with its interval over
+    images. ``sets``: the best heads by grounding taken away together, beside random ones (``null``), with their paired
+    difference. ``edges``: knockouts of a word's row to patches of each kind; ``contrasts``: own patches less the other
+    kinds, paired over phrases. ``layers``: the same knockouts in one layer at a time. ``phrases``: the plain model.
+    """
+
+    heads: pd.DataFrame
+    correlation: pd.DataFrame
+    sets: pd.DataFrame
+    edges: pd.DataFrame
+    contrasts: pd.DataFrame
+    layers: pd.DataFrame
+    phrases: pd.DataFrame
+    skipped: tuple[Skip, ...]
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table by its name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("skipped", "manifest")}
+
+
+class NothingToMeasure(ValueError):
+    """Not one phrase could be measured; the message gives the commonest reasons."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What a run found; every effect is a harm, positive where the model does worse.
+
+    ``scores``: measure -> `HeadScores` whose heads are the units (of one layer), with the mean of each unit's random
+    sets as null. ``frame``: a row per measure and unit (`summary.statistics`), with ``unit``, ``layer`` and ``head``
+    (-1 for sets), ``size``. ``phrases``: what the plain model does, a row per phrase. Measures: ``logprob`` (fall of
+    the log-probability of the root's tokens, nats), ``rank`` (rise of the first token's rank), ``grounding`` (fall of
+    the mean grounding of all heads in the layers above the unit's first), ``named`` (1: named no more, -1: now named).
+    """
+
+    frame: pd.DataFrame
+    scores: dict[str, HeadScores]
+    phrases: pd.DataFrame
+    units: Units
+    skipped: tuple[Skip, ...]
+    manifest: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,106 @@
+"""Grounding beside its effect: which heads look at the thing that a word names, and which of them make it said.
+
+One study of a model: heads are ranked by grounding (`interp.rank`); each is taken away by itself, and the best of them
+together beside random heads of the same layers (`interp.effects`); and the edges from a word to its thing's patches are
+knocked out, beside as many other patches, in all layers and in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from interp.attention.ablation import Reference
+from interp.causation.harm import effects
+from interp.causation.result import Cause
+from interp.causation.setting import EDGES
+from interp.causation.tables import contrast_table, correlations, edge_table, layer_table, set_table
+from interp.causation.usual import reference as reference_of
+from interp.ranking.result import TOP
+from interp.ranking.study import rank
+from interp.statistics.summary import summarise
+from interp.types import HeadScores, Sample, Skip, Weighting
+from interp.work.samples import Again, repeatable
+from interp.work.store import Memory, Store
+
+BY_LAYER = ("own", "background")
+
+
+def cause(
+    lmm: Any,
+    dataset: Iterable[Sample | Skip],
+    samples: int | None = None,
+    *,
+    metric: str = "pointing_game",
+    weighting: Weighting = "attention",
+    intervention: str = "mean",
+    where: str = "answer",
+    reference: Reference | None = None,
+    generate: bool = False,
+    answers: str = "reference",
+    draws: int = 8,
+    seed: int = 0,
+    batch: int = 8,
+    copies: int = 64,
+    max_new_tokens: int = 128,
+    store: Store | None = None,
+    progress: bool = True,
+) -> Cause:
+    """The study of one model on one data set.
+
+    Args:
+        metric, weighting: of grounding; heads are ranked by it, on maps of attention or of attention times value norm.
+        intervention, where, reference: how heads are taken away: "mean", "zero" or "resample", as for `interp.effects`.
+        generate: also whether the sets' and edges' words are still named when the model answers by itself.
+        draws: random sets beside each set of the best heads.
+
+    All else is as for `interp.rank` and `interp.effects`.
+
+    Raises:
+        ValueError: a bad argument, or "knockout" as intervention: edges are knocked out anyway.
+        interp.ranking.NothingToRank, interp.effect.NothingToMeasure: no phrase names a target.
+    """
+    if intervention == "knockout":
+        raise ValueError("intervention is 'knockout'; expected 'mean', 'zero' or 'resample': edges are cut besides")
+    again, kept = repeatable(dataset, samples), Memory() if store is None else store
+    data = list(again()) if iter(dataset) is dataset else Again(again)
+    common: Any = {"answers": answers, "seed": seed, "batch": batch, "max_new_tokens": max_new_tokens}
+    common |= {"store": kept, "progress": progress}
+    ranking = rank(lmm, data, [metric], weighting=weighting, **common)
+    grounding = ranking.scores[metric]
+    if intervention != "zero" and reference is None:
+        rows: Any = "all" if where == "all" else "answer"
+        reference = reference_of(lmm, again(), rows=rows, **{k: v for k, v in common.items() if k != "store"})
+    how = {"draws": draws, "copies": copies, "weighting": weighting, **common}
+    away = {"intervention": intervention, "where": where, "reference": reference}
+    single = effects(lmm, data, "all", **away, **how)
+    best = {name: grounding.top(k) for name, k in TOP.items() if k < lmm.layers * lmm.heads}
+    together = effects(lmm, data, best, **away, generate=generate, **how)
+    cut = {k: effects(lmm, data, {"all heads": "all"}, "knockout", keys=k, generate=generate, **how) for k in EDGES}
+    layers = {k: effects(lmm, data, "layers", "knockout", keys=k, **how) for k in BY_LAYER}
+    shape = (lmm.layers, lmm.heads)
+    scores = {metric: grounding} | {name: _by_head(score, shape) for name, score in single.scores.items()}
+    return Cause(
+        heads=summarise(scores, seed),
+        correlation=correlations(scores, metric, seed),
+        sets=set_table(together, seed),
+        edges=edge_table(cut),
+        contrasts=contrast_table(cut, seed),
+        layers=layer_table(layers),
+        phrases=cut["own"].phrases,
+        skipped=single.skipped,
+        manifest={
+            "metric": metric,
+            "grounding": ranking.manifest,
+            "effects": single.manifest,
+            "sets": {name: [list(h) for h in heads] for name, heads in best.items()},
+            "seed": seed,
+        },
+    )
+
+
+def _by_head(score: HeadScores, shape: tuple[int, int]) -> HeadScores:
+    """Units that are all heads in order, as layers and heads."""
+    values, null = (None if x is None else x.reshape(len(x), *shape) for x in (score.values, score.null))
+    assert values is not None
+    return HeadScores(score.metric, True, score.sample_ids, score.phrases, values, null)

@@ -1,0 +1,121 @@
+"""Batches of samples with their answers, and the words of them whose things are known: what effects are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.answer.batch import Job, grids_of, job_of, parse
+from interp.answer.maps import coverage
+from interp.answer.replay import Answer, Replay, generate, replay
+from interp.answer.targets import match_targets
+from interp.models._lmm import LMM, evaluating
+from interp.types import PatchGrid, Phrase, Sample, Skip
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A phrase of an answer that names a target. ``sample`` is its place in the batch; ``mask`` is the target's in
+    pixels, ``cover`` the share of each patch that it covers."""
+
+    sample: int
+    phrase: Phrase
+    mask: Bool[np.ndarray, "height width"]
+    cover: Float[Tensor, "row col"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A batch: samples that could be read, what the model is given, each answer's tokens, and the subjects.
+
+    ``keys`` are the patches' columns with the padding counted, -1 where an image has fewer.
+    """
+
+    samples: list[Sample]
+    inputs: dict[str, Tensor]
+    ids: list[list[int]]
+    grids: list[PatchGrid]
+    keys: Int[Tensor, "sample key"]
+    subjects: list[Subject]
+    skipped: list[Skip]
+
+    def replay(self) -> Replay:
+        """The pass over prompts and answers."""
+        return replay(self.inputs, self.ids, "predicting")
+
+
+def groups(
+    lmm: LMM,
+    samples: Iterable[Sample | Skip],
+    answers: Literal["reference", "generated"],
+    batch: int,
+    max_new_tokens: int,
+) -> Iterator[Group]:
+    """The samples in batches, read lazily; what cannot be read is skipped with its reason."""
+    rest = iter(samples)
+    while some := list(islice(rest, batch)):
+        yield read_group(lmm, some, answers, max_new_tokens)
+
+
+def read_group(
+    lmm: LMM, samples: Sequence[Sample | Skip], answers: Literal["reference", "generated"], max_new_tokens: int
+) -> Group:
+    """One batch; samples that cannot be read, or of which no phrase names a target, are skipped."""
+    skipped, jobs = [], []
+    for sample in samples:
+        try:
+            if isinstance(sample, Skip):
+                skipped.append(sample)
+                continue
+            if answers == "reference" and sample.answer is None:
+                raise ValueError("the sample has no reference answer; use answers='generated'")
+            given = sample.answer if answers == "reference" else None
+            jobs.append((sample, job_of(lmm, sample.id, sample.image, sample.prompt, given, None)))
+        except (ValueError, OSError) as error:
+            skipped.append(_skip(sample, error))
+    found = _answers(lmm, [job for _, job in jobs], answers, max_new_tokens)
+    kept = []
+    for (sample, job), answer in zip(jobs, found, strict=True):
+        parsed = parse(lmm, job, answer, "phrases")
+        if isinstance(parsed, Exception):
+            skipped.append(_skip(sample, parsed))
+            continue
+        if not (named := match_targets(parsed.phrases, sample.targets)):
+            skipped.append(Skip(sample.id, f"no phrase of the answer {parsed.text!r} names a target"))
+            continue
+        kept.append((sample, job, answer, [(parsed.phrases[i], mask) for i, mask in named]))
+    return _group(lmm, kept, skipped)
+
+
+def _group(lmm: LMM, kept: Sequence[tuple[Sample, Job, Answer, Any]], skipped: list[Skip]) -> Group:
+    if not kept:
+        return Group([], {}, [], [], torch.empty(0, 0, dtype=torch.long), [], skipped)
+    jobs = [job for _, job, _, _ in kept]
+    inputs = lmm.inputs([job.image for job in jobs], [job.text for job in jobs])
+    grids, keys = grids_of(lmm, jobs, inputs)
+    subjects = [
+        Subject(b, phrase, mask, coverage(mask[None], grids[b])[0])
+        for b, (_, _, _, named) in enumerate(kept)
+        for phrase, mask in named
+    ]
+    return Group([s for s, *_ in kept], inputs, [a.ids for _, _, a, _ in kept], grids, keys, subjects, skipped)
+
+
+def _answers(lmm: LMM, jobs: Sequence[Job], answers: str, max_new_tokens: int) -> list[Answer]:
+    if answers == "reference" or not jobs:
+        return [Answer(job.ids or []) for job in jobs]
+    inputs = lmm.inputs([job.image for job in jobs], [job.text for job in jobs])
+    with evaluating(lmm.model), torch.no_grad():
+        return generate(lmm, inputs, max_new_tokens)[0]
+
+
+def _skip(sample: Sample | Skip, error: Exception) -> Skip:
+    name = sample.sample_id if isinstance(sample, Skip) else sample.id
+    return Skip(name, f"{type(error).__name__}: {error}")

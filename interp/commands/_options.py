@@ -1,0 +1,96 @@
+"""Options that several commands have, each group in one place."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def model_and_data(sub: argparse.ArgumentParser) -> None:
+    """MODEL and DATASET."""
+    sub.add_argument("model", metavar="MODEL", help="a shipped model, a folder, or a hub id")
+    sub.add_argument("dataset", metavar="DATASET", help="see: interp list")
+
+
+def image_and_prompt(sub: argparse.ArgumentParser) -> None:
+    """MODEL, IMAGE and PROMPT."""
+    sub.add_argument("model", metavar="MODEL", help="a shipped model, a folder, or a hub id")
+    sub.add_argument("image", metavar="IMAGE", help="an image file")
+    sub.add_argument("prompt", metavar="PROMPT", help="plain text, without template and image place")
+
+
+def some(sub: argparse.ArgumentParser) -> None:
+    """--samples and --answers: how much of a data set, and whose words."""
+    sub.add_argument("--samples", type=positive, metavar="N", help="the data set's first N samples (default: all)")
+    sub.add_argument("--answers", choices=("reference", "generated"), default="reference", help="whose answers")
+
+
+def batch(sub: argparse.ArgumentParser) -> None:
+    """--batch."""
+    sub.add_argument("--batch", type=positive, default=8, metavar="N", help="samples at a time (default: 8)")
+
+
+def source(sub: argparse.ArgumentParser) -> None:
+    """--split and --root of a data set."""
+    sub.add_argument("--split", help="of the data set (default: the data set's own, such as test or val2017)")
+    sub.add_argument("--root", metavar="PATH", help="where the data lie, for data sets that are read from disk")
+
+
+def said(sub: argparse.ArgumentParser) -> None:
+    """--answer and --phrases: what is read in place of what the model says."""
+    sub.add_argument("--answer", help="the answer to read (default: the model generates one)")
+    sub.add_argument("--phrases", nargs="+", metavar="WORD", help="words of the answer (default: its noun phrases)")
+
+
+def normalise(sub: argparse.ArgumentParser) -> None:
+    """--normalise."""
+    sub.add_argument("--normalise", choices=("answer", "none"), default="answer", help="subtract the answer's mean map")
+
+
+def measured(sub: argparse.ArgumentParser) -> None:
+    """How heads are measured."""
+    some(sub)
+    normalise(sub)
+    row(sub)
+    source(sub)
+    sub.add_argument("--nulls", type=int, default=8, metavar="N", help="masks of other images per phrase (default: 8)")
+    sub.add_argument("--seed", type=int, default=0, help="of null masks, halves and intervals (default: 0)")
+    batch(sub)
+
+
+def row(sub: argparse.ArgumentParser) -> None:
+    """Which row is a word's, and what it holds."""
+    sub.add_argument(
+        "--query", choices=("predicting", "self"), default="predicting", help="which row stands for a word"
+    )
+    weighting(sub)
+
+
+def weighting(sub: argparse.ArgumentParser) -> None:
+    """What a map holds."""
+    sub.add_argument(
+        "--weighting", choices=("attention", "value"), default="attention", help="value: times the value's norm"
+    )
+
+
+def shared(sub: argparse.ArgumentParser) -> None:
+    """Where a run goes, and on which device."""
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    sub.add_argument("--force", action="store_true", help="throw away another run in that folder")
+    sub.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+    sub.add_argument("--device-map", metavar="MAP", help="spread a large model over GPUs, e.g. auto")
+    sub.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="(default: the checkpoint's, CPU: float32)"
+    )
+    # Accepted on both sides of the command's name.
+    sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number

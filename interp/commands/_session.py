@@ -1,0 +1,141 @@
+"""What the commands share: the data set, the model, the run folder, and what is written and said at the end."""
+
+from __future__ import annotations
+
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from interp import plugins
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from interp.models._lmm import LMM
+    from interp.report.run import Run
+
+LEFT_OUT = ("out", "force", "debug")
+"""Options that change no number."""
+
+
+def samples(options: Namespace, **extra: Any) -> Iterable[Any]:
+    """The data set, lazily and more than once; a wrong --root or --split shows here, before a model is loaded."""
+    from interp.work.samples import Again
+
+    source = plugins.get("datasets", options.dataset)
+    given = {"split": options.split} if options.split else {}
+
+    def start() -> Iterable[Any]:
+        return source.load(root=options.root, samples=options.samples, **given, **extra)
+
+    found = start()
+    first = iter(found)
+    next(first, None)
+    return Again(start) if first is found else found
+
+
+def load(options: Namespace, place: str | None = None) -> LMM:
+    """The model that the options name, or the one at ``place``, on the device and in the precision that they name."""
+    import interp
+
+    return interp.load(options.model if place is None else place, **placed(options))
+
+
+def placed(options: Namespace) -> dict[str, Any]:
+    """Where a model goes, as `interp.load` takes it."""
+    extra = {"device_map": options.device_map} if options.device_map else {}
+    return {"device": options.device, "dtype": options.dtype, **extra}
+
+
+def begin(options: Namespace, arguments: Mapping[str, Any], lmm: LMM | None, **more: Any) -> Run:
+    """The run in ``--out``, new or to go on with, of this model; ``more`` in place of its weights' hash, if given.
+
+    Raises:
+        interp.report.run.RunConflict: the folder holds another run.
+    """
+    from interp.models._identity import hash_weights
+    from interp.report.run import Run
+
+    weights = {"weights": hash_weights(lmm.model)} if lmm is not None else {}
+    seed = getattr(options, "seed", 0)
+    return Run.open(options.out, arguments, **{**weights, **more}, seed=seed, force=options.force)
+
+
+def given(options: Namespace) -> dict[str, Any]:
+    """The options that can change a number."""
+    return {name: value for name, value in vars(options).items() if name not in LEFT_OUT}
+
+
+def arguments(options: Namespace, lmm: LMM, **more: Any) -> dict[str, Any]:
+    """What makes this run this run: everything that can change a number, with defaults resolved."""
+    return {**given(options), **numbers(lmm), **more}
+
+
+def numbers(lmm: LMM) -> dict[str, Any]:
+    """What a model's numbers depend on beside its weights."""
+    from interp.models._identity import setup
+
+    kernel = getattr(lmm.model.config.get_text_config(decoder=True), "_attn_implementation", None)
+    return {"device": lmm.device.type, "dtype": str(lmm.model.dtype), "kernel": kernel, "setup": setup(lmm)}
+
+
+def metrics_of(chosen: Sequence[str] | None) -> dict[str, Any]:
+    """Name -> module of the metrics that were named, or of all."""
+    return {name: plugins.get("metrics", name) for name in chosen or plugins.names("metrics")}
+
+
+def about_run(options: Namespace, lmm: LMM, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report says of the data set, the metrics and the model's size."""
+    return {
+        "dataset": plugins.about("datasets", options.dataset),
+        "metrics": {name: _about_metric(name, module, options.weighting) for name, module in metrics.items()},
+        "layers": lmm.layers,
+        "heads": lmm.heads,
+    }
+
+
+def _about_metric(name: str, module: Any, weighting: str) -> dict[str, Any]:
+    low, high = module.limits
+    if (name, weighting) == ("image_mass", "value"):
+        high = math.inf  # a sum of weighted attention
+    span = "standard deviations" if name == "nss" else f"{low:g}..{high:g}".replace("inf", "∞")
+    doc = plugins.about("metrics", name)
+    return {"higher_is_better": module.higher_is_better, "uses_mask": module.uses_mask, "unit": span, "doc": doc}
+
+
+def measured(options: Namespace) -> dict[str, Any]:
+    """The options that `interp.rank`, `interp.emerge` and `interp.compare` take under the same names."""
+    names = ("answers", "normalise", "query", "weighting", "seed", "batch", "nulls")
+    return {name: getattr(options, name) for name in names}
+
+
+def keep(
+    run: Run, page: Any, tables: Mapping[str, pd.DataFrame], skipped: Sequence[Mapping[str, str]], **manifest: Any
+) -> None:
+    """Tables, figures and report of a run, each written whole, and again after a restart; then what was found.
+
+    ``page`` is the file of `interp.report` for this kind of run: it draws, writes, and says the headlines.
+    """
+    for name, frame in tables.items():
+        run.write_table(name, frame)
+    run.manifest.update(manifest)
+    run.save_manifest()
+    page.draw(run)
+    run.finish(skipped)
+    written = page.page(run)
+    for line in page.headlines(run):
+        print(line)
+    print(f"tables:  {page.tables(run)}")
+    print(f"report:  {written}")
+
+
+def skips(found: Iterable[Any]) -> list[dict[str, str]]:
+    """Skipped samples as the manifest has them."""
+    return [{"sample_id": skip.sample_id, "reason": skip.reason} for skip in found]
+
+
+def say(text: str) -> None:
+    """A line for whoever watches; results go to standard output, this does not."""
+    print(text, file=sys.stderr)

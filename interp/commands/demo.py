@@ -1,0 +1,128 @@
+"""Runs the other commands on the shipped mini-llava and synthetic scenes, each into a folder of its own, and writes one
+page that leads to their reports; no network needed."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from interp import plugins
+from interp.commands import _options
+from interp.commands import _session as session
+from interp.plugins import data_folder, shipped
+
+HELP = "the whole story on the shipped model, in minutes"
+SHIPPED, OTHER = "mini-llava", "mini-difflmm"
+PICTURE = "scene.png"
+
+
+def options(sub: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    sub.add_argument(
+        "--samples", type=_options.positive, default=120, metavar="N", help="scenes to rank on (default: 120)"
+    )
+    sub.add_argument("--model", default="mini-llava", help="another model in place of the shipped one")
+    _options.shared(sub)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command of the demo: its folder, what it answers, its words, and the figure that stands for it."""
+
+    folder: str
+    title: str
+    words: tuple[str, ...]
+    figure: str
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs every part and prints where the page lies.
+
+    A part that is finished is not computed again.
+
+    Raises:
+        LookupError: the model does not ship here, with how to get it.
+    """
+    if options.model == SHIPPED and SHIPPED not in shipped():
+        raise LookupError(
+            f"{SHIPPED} is not in {data_folder()}; train it with `python analyses/train_mini_llava.py --out "
+            f"data/{SHIPPED}`, or rank another one: interp demo --model FOLDER_OR_HUB_ID"
+        )
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_scene(out / PICTURE)
+    chosen = parts(options.model, options.samples, out)
+    for number, part in enumerate(chosen, 1):
+        words = [*part.words, "--out", str(out / part.folder), *_passed_on(options)]
+        session.say(f"\n[{number}/{len(chosen)}] interp {shlex.join(words)}")
+        _command(words)
+    print(f"\nreport:  {_page(out, chosen, options)}")
+
+
+def _command(words: list[str]) -> None:
+    """One of the other commands, as the command line would run it."""
+    name, *rest = words
+    command = plugins.get(plugins.COMMANDS, name)
+    parser = argparse.ArgumentParser(prog=f"interp {name}")
+    command.options(parser)
+    command.run(parser.parse_args(rest, argparse.Namespace(command=name, debug=False)))
+
+
+def parts(model: str, samples: int, out: Path) -> list[Part]:
+    """What the demo shows of a model: emergence if it has checkpoints, a comparison if the other model ships too."""
+    few = str(max(1, min(samples, 16)))
+    found = [
+        Part(
+            "heads",
+            "Which heads ground its words?",
+            ("rank", model, "scenes", "--samples", str(samples)),
+            "heads_pointing_game.png",
+        )
+    ]
+    words = ("effects", model, "scenes", "--samples", few, "--draws", "2")
+    found.append(Part("effects", "What do those heads do?", words, "against_logprob.png"))
+    home = Path(model) if Path(model).is_dir() else data_folder() / model
+    if any(home.glob("checkpoint-*")):
+        words = ("emerge", model, "scenes", "--samples", few, "--metric", "pointing_game")
+        found.append(Part("emergence", "When did they begin to?", words, "growth_pointing_game.png"))
+    if model in shipped():
+        words = ("segment", model, str(out / PICTURE), "Describe the image.")
+        found.append(Part("segmentation", "What is that good for? Masks of what it names.", words, "overlay.png"))
+    if model == SHIPPED and OTHER in shipped():
+        words = ("compare", SHIPPED, OTHER, "scenes", "--samples", few)
+        title = "Does a model with a diffusion model's eyes ground better?"
+        found.append(Part("comparison", title, words, "heads_pointing_game.png"))
+    return found
+
+
+def _passed_on(options: argparse.Namespace) -> list[str]:
+    given = {name: getattr(options, name) for name in ("device", "device_map", "dtype")}
+    words = [word for name, value in given.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+    return words + ["--force"] * options.force
+
+
+def _write_scene(path: Path) -> None:
+    from PIL import Image
+
+    from interp.datasets import scenes
+
+    Image.fromarray(next(iter(scenes.load(split="test", samples=1))).image).save(path)
+
+
+def _page(out: Path, chosen: list[Part], options: argparse.Namespace) -> Path:
+    """The written page: each part's command, figure, and the way to its report."""
+    from interp.report import html
+    from interp.report.files import write_bytes
+
+    shown = []
+    for part in chosen:
+        figure = out / part.folder / "figures" / part.figure
+        data = base64.b64encode(figure.read_bytes()).decode() if figure.exists() else None
+        words = shlex.join(["interp", *part.words, "--out", str(out / part.folder)])
+        shown.append({"title": part.title, "folder": part.folder, "words": words, "picture": data})
+    path = out / "report.html"
+    write_bytes(path, html.template("demo").render(model=options.model, parts=shown).encode())
+    return path

@@ -1,0 +1,58 @@
+"""Scores every head on every phrase that names a target and writes tables, figures and report.html. Killed at any
+moment, the same command goes on where it was and ends with the same numbers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from interp.commands import _options
+from interp.commands import _session as session
+
+if TYPE_CHECKING:
+    from interp.models._lmm import LMM
+    from interp.ranking.result import Ranking
+    from interp.report.run import Run
+
+HELP = "rank a model's heads on a data set with masks"
+EXAMPLES, BEST = 6, 3
+TABLES = ("heads", "reductions", "phrases", "localization", "agreement")
+
+
+def options(sub: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    _options.model_and_data(sub)
+    sub.add_argument("--metrics", nargs="+", metavar="METRIC", help="see: interp list (default: all)")
+    _options.measured(sub)
+    _options.shared(sub)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Ranks the heads into ``--out`` and prints what was found and where the report lies."""
+    import interp
+
+    metrics = session.metrics_of(options.metrics)
+    dataset = session.samples(options)
+    lmm = session.load(options)
+    folder = session.begin(options, session.arguments(options, lmm, metrics=[*metrics]), lmm)
+    folder.manifest["about"] = session.about_run(options, lmm, metrics)
+    session.say(f"ranking {lmm.layers} x {lmm.heads} heads of {options.model} on {options.dataset}")
+    found = interp.rank(lmm, dataset, [*metrics], options.samples, **session.measured(options), store=folder)
+    keep(folder, found, lmm, dataset, options)
+
+
+def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: argparse.Namespace) -> None:
+    """Tables, examples, figures and report."""
+    from interp.ranking.examples import examples
+    from interp.report import figures, ranking
+
+    tables = {name: getattr(found, name) for name in TABLES}
+    counts = {name: int(found.manifest[name]) for name in ("samples", "images", "phrases", "skipped")}
+    main = figures.headline(found.heads, run.manifest["about"]["metrics"])
+    about = {**run.manifest["about"], "headline": main}
+    if run.get(figures.GALLERY) is None:
+        score = found.scores[main]
+        rows = examples(lmm, dataset, score.sample_ids, score.top(BEST), main, EXAMPLES, vars(options))
+        run.put(figures.GALLERY, figures.pack(rows))
+    session.keep(run, ranking, tables, session.skips(found.skipped), counts=counts, about=about)

@@ -1,0 +1,71 @@
+"""What a comparison found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from interp.ranking.result import TOP
+from interp.types import HeadScores, Skip
+
+EFFECTS: dict[str, tuple[str, str]] = {"normalise": ("none", "answer"), "query": ("self", "predicting")}
+"""Setting that is varied -> the two that are compared, the second less the first."""
+
+
+CHOICES = ("paper", "released", *TOP)
+"""Choices of heads, as in a ranking's reductions."""
+
+
+class NothingToCompare(ValueError):
+    """The two models share no phrase that could be scored."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model: ``tables`` and ``heads`` per (normalise, query); ``scores`` of the main setting; ``named`` per image.
+
+    ``tables``: a row per phrase, metric and choice of heads. ``words``: a row per phrase, in the order of ``scores``.
+    """
+
+    name: str
+    layers: int
+    heads_per_layer: int
+    tables: dict[tuple[str, str], pd.DataFrame]
+    heads: dict[tuple[str, str], pd.DataFrame]
+    scores: dict[str, HeadScores]
+    words: pd.DataFrame
+    named: dict[str, np.ndarray]
+    skipped: tuple[Skip, ...]
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found; every frame is tidy, ``model`` holds the models' names.
+
+    ``models``: a row per model: sizes, phrases, noun recall (0..1) with interval. ``scores``: a row per metric, model,
+    setting and choice of heads, over the phrases that both models have. ``differences``: a row per metric, contrast and
+    choice of heads, paired (`interp.statistics.contrasts.differences`): contrast ``model`` is B - A, ``normalise`` is
+    answer - none, ``query`` is predicting - self, ``heads`` is a choice of heads - all heads, ``recall`` is B - A of
+    noun recall. ``heads``, ``layers``: each model's own, with ``depth`` 0..1. ``head_differences`` and
+    ``layer_differences``: B - A for each head and layer, if both models have as many; else without rows. ``phrases``:
+    what it all rests on.
+    """
+
+    models: pd.DataFrame
+    scores: pd.DataFrame
+    differences: pd.DataFrame
+    layers: pd.DataFrame
+    heads: pd.DataFrame
+    layer_differences: pd.DataFrame
+    head_differences: pd.DataFrame
+    phrases: pd.DataFrame
+    skipped: tuple[tuple[str, Skip], ...]
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table by its name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("skipped", "manifest")}

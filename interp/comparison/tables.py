@@ -1,0 +1,213 @@
+"""Two measured models -> tidy tables: everything about a comparison that needs no model.
+
+Models are compared on the phrases that both have. All differences are paired: the same phrase of the same image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from interp import plugins
+from interp.comparison.pairs import contrasts_of, flat, recall_of
+from interp.comparison.result import Comparison, Measured, NothingToCompare
+from interp.statistics import contrasts, intervals
+from interp.statistics.contrasts import KEY
+from interp.statistics.nulls import half
+from interp.types import HeadScores
+
+
+def compared(
+    a: Measured, b: Measured, names: tuple[str, str], *, answers: str = "reference", seed: int = 0
+) -> Comparison:
+    """The tables of two measured models."""
+    word = "phrase" if answers == "reference" else "root"
+    both = tuple(_of(m, name, word) for m, name in zip((a, b), names, strict=True))
+    keys = _shared(*both)
+    if not len(keys):
+        raise NothingToCompare(
+            f"{names[0]} has {len(a.words)} phrases and {names[1]} {len(b.words)}, and none is the same word of the "
+            "same image; compare models on one data set, with answers='reference' if they say different things"
+        )
+    phrases = _phrases(both, names, keys)
+    metrics = list(a.scores)
+    higher = {name: plugins.get("metrics", name).higher_is_better for name in metrics}
+    layer, head = _by_place(both, keys, higher, seed)
+    return Comparison(
+        models=_models(both, keys, seed),
+        scores=_scores(phrases, higher, seed),
+        differences=pd.concat([*contrasts_of(phrases, names, higher, seed), *recall_of(both, seed)], ignore_index=True),
+        layers=pd.concat([_layers(m, seed) for m in both], ignore_index=True),
+        heads=pd.concat([_heads(m) for m in both], ignore_index=True),
+        layer_differences=layer,
+        head_differences=head,
+        phrases=phrases,
+        skipped=tuple((m.name, skip) for m in both for skip in m.skipped),
+        manifest={"names": list(names), "metrics": metrics, "paired": len(keys), "answers": answers, "seed": seed},
+    )
+
+
+def _shared(a: Measured, b: Measured) -> pd.MultiIndex:
+    """The phrases that both have and that name the same thing: "a dog" and "a hot dog" share a root, not a mask."""
+    own, other = contrasts.keyed(a.words), contrasts.keyed(b.words)
+    keys = contrasts.shared(own, other)
+    here, there = (m.words["area"].to_numpy()[contrasts.places(index, keys)] for m, index in ((a, own), (b, other)))
+    same: Any = keys[here == there]
+    return same
+
+
+def _of(m: Measured, name: str, word: str) -> Measured:
+    """The model under its name, with the column by which phrases are paired."""
+    tables = {setting: table.assign(word=table[word].str.lower()) for setting, table in m.tables.items()}
+    return Measured(
+        **{**vars(m), "name": name, "tables": tables, "words": m.words.assign(word=m.words[word].str.lower())}
+    )
+
+
+def _phrases(both: Sequence[Measured], names: Sequence[str], keys: pd.MultiIndex) -> pd.DataFrame:
+    """A row per phrase that both models have, model, setting, metric and choice of heads: value, null and chance."""
+    frames = []
+    for m in both:
+        for (normalise, query), table in m.tables.items():
+            table = table.assign(occurrence=table.groupby(["metric", "heads", "sample_id", "word"]).cumcount())
+            inside = pd.MultiIndex.from_frame(table.loc[:, KEY]).isin(keys)
+            frames.append(table[inside].assign(model=m.name, normalise=normalise, query=query))
+    columns = ["model", "normalise", "query", *KEY, "phrase", "root", "tokens", "area", "half", "metric", "heads"]
+    return pd.concat(frames, ignore_index=True).loc[:, [*columns, "value", "null", "chance"]]
+
+
+def _models(both: Sequence[Measured], keys: pd.MultiIndex, seed: int) -> pd.DataFrame:
+    rows = []
+    for m in both:
+        hits, images = flat(m.named)
+        hits = hits[:, None]
+        interval = intervals.bootstrap(hits, images, seed=seed)
+        rows.append(
+            {
+                "model": m.name,
+                "layers": m.layers,
+                "heads": m.heads_per_layer,
+                "phrases": len(m.words),
+                "paired": len(keys),
+                "images": len(set(keys.get_level_values("sample_id"))),
+                "skipped": len(m.skipped),
+                "recall": float(intervals.mean(hits)[0]),
+                "recall_low": float(interval.low[0]),
+                "recall_high": float(interval.high[0]),
+                "targets": len(hits),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _scores(phrases: pd.DataFrame, higher: Mapping[str, bool], seed: int) -> pd.DataFrame:
+    """Means, intervals and nulls over the phrases that both models have."""
+    frames = []
+    by = ["metric", "model", "normalise", "query"]
+    for key, some in phrases.groupby(by, sort=False):
+        group: Any = key
+        value, null, chance = (
+            some.set_index([*KEY, "heads"])[column].unstack("heads", sort=False)
+            for column in ("value", "null", "chance")
+        )
+        images = value.index.get_level_values("sample_id").tolist()
+        values = value.to_numpy(dtype=np.float64)
+        better = (values - null.to_numpy(dtype=np.float64)) * (1 if higher[str(group[0])] else -1)
+        interval, test = intervals.bootstrap(values, images, seed=seed), intervals.sign_flip(better, images, seed=seed)
+        frame = pd.DataFrame(
+            {
+                "heads": list(value.columns),
+                "n": np.isfinite(values).sum(0),
+                "mean": intervals.mean(values),
+                "low": interval.low,
+                "high": interval.high,
+                "null": intervals.mean(np.where(np.isfinite(values), null, np.nan).astype(np.float64)),
+                "chance": intervals.mean(np.where(np.isfinite(values), chance, np.nan).astype(np.float64)),
+                "p": test.p,
+                "p_corrected": test.p_corrected,
+            }
+        )
+        for place, (name, entry) in enumerate(zip(by, group, strict=True)):
+            frame.insert(place, name, entry)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _heads(m: Measured) -> pd.DataFrame:
+    """The ranking's heads under every setting, with the layer's relative depth."""
+    frames = [
+        frame.assign(model=m.name, normalise=normalise, query=query, depth=_depth(frame["layer"], m.layers))
+        for (normalise, query), frame in m.heads.items()
+    ]
+    frame = pd.concat(frames, ignore_index=True)
+    first = ["model", "normalise", "query", "metric", "layer", "head", "depth"]
+    return frame.loc[:, [*first, *(c for c in frame if c not in first)]]
+
+
+def _depth(layer: Any, layers: int) -> Any:
+    """0 is the first layer, 1 the last."""
+    return layer / max(layers - 1, 1)
+
+
+def _layers(m: Measured, seed: int) -> pd.DataFrame:
+    """Per metric and layer: the mean over heads, and the best head as chosen on the other half; with intervals."""
+    frames = []
+    for metric, score in m.scores.items():
+        mean, best = _layer_values(score, seed)
+        null = _nanmean(score.null if score.null is not None else np.full_like(score.values, np.nan))
+        columns: dict[str, Any] = {"layer": np.arange(m.layers), "depth": _depth(np.arange(m.layers), m.layers)}
+        for name, values in (("", mean), ("best_", best)):
+            interval = intervals.bootstrap(values, score.sample_ids, seed=seed)
+            ends = {f"{name}low": interval.low, f"{name}high": interval.high}
+            columns |= {f"{name}mean": intervals.mean(values), **ends}
+        columns["null"] = intervals.mean(null)
+        frames.append(pd.DataFrame({"model": m.name, "metric": metric, **columns}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _layer_values(score: HeadScores, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per phrase and layer: the mean score of its heads, and the score of its best head by the other half's images."""
+    which = np.array([half(seed, i) for i in score.sample_ids], dtype=np.int64)
+    best = np.full(score.values.shape[:2], np.nan)
+    for own in (0, 1):
+        means = intervals.mean(score.values[which != own]) * (1 if score.higher_is_better else -1)
+        for layer in np.flatnonzero(np.isfinite(means).any(1)):
+            best[which == own, layer] = score.values[which == own, layer, np.nanargmax(means[layer])]
+    return _nanmean(score.values), best
+
+
+def _nanmean(values: np.ndarray) -> np.ndarray:
+    """Mean over heads, where defined."""
+    finite = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(finite, values, 0).sum(2, dtype=np.float64) / finite.sum(2)
+
+
+def _by_place(
+    both: Sequence[Measured], keys: pd.MultiIndex, higher: Mapping[str, bool], seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """B - A for each layer's mean over heads and for each head; without rows where the models are not alike."""
+    at = [contrasts.places(contrasts.keyed(m.words), keys) for m in both]
+    images = keys.get_level_values("sample_id").tolist()
+    by_layer, by_head = [], []
+    for metric in higher:
+        scores = [m.scores[metric].values[rows].astype(np.float64) for m, rows in zip(both, at, strict=True)]
+        if scores[0].shape[1] != scores[1].shape[1]:
+            continue
+        how = {"higher_is_better": higher[metric], "seed": seed}
+        layers = np.arange(scores[0].shape[1])
+        frame = contrasts.differences(_nanmean(scores[0]), _nanmean(scores[1]), images, **how)
+        by_layer.append(pd.DataFrame({"metric": metric, "layer": layers, **frame}))
+        if scores[0].shape[2] == scores[1].shape[2]:
+            heads = scores[0].shape[2]
+            layer, head = np.divmod(np.arange(len(layers) * heads), heads)
+            left, right = (s.reshape(len(s), -1) for s in scores)
+            frame = contrasts.differences(left, right, images, **how)
+            by_head.append(pd.DataFrame({"metric": metric, "layer": layer, "head": head, **frame}))
+    return (
+        pd.concat(by_layer, ignore_index=True) if by_layer else pd.DataFrame(columns=["metric", "layer"]),
+        pd.concat(by_head, ignore_index=True) if by_head else pd.DataFrame(columns=["metric", "layer", "head"]),
+    )

@@ -1,0 +1,130 @@
+"""One checkpoint, measured batch by batch; its weights are put in place only if something must be computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from interp.answer.capturing import captures
+from interp.answer.maps import phrase_maps
+from interp.answer.recall import named_targets
+from interp.answer.targets import match_targets
+from interp.emergence.points import Point
+from interp.emergence.result import Example, Measurement
+from interp.emergence.timeline import Series
+from interp.ranking.batch import Batch, Plan
+from interp.ranking.measure import score_batch
+from interp.ranking.result import NothingToRank
+from interp.ranking.tables import join
+from interp.types import Capture, Sample, Skip
+from interp.work.samples import cut
+from interp.work.store import Store, key_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the checkpoints of a run have in common."""
+
+    plan: Plan
+    series: Series
+    samples: Callable[[], Iterator[Sample | Skip]]
+    shown: list[Sample]
+    settings: dict[str, Any]
+    batch: int
+    recall: bool
+    store: Store
+
+
+class Ready:
+    """Puts the checkpoint's weights in place, once, and only if something must be computed with them."""
+
+    def __init__(self, swap: Any, cache: Any, point: Point):
+        self.swap, self.cache, self.point, self.used = swap, cache, point, 0
+
+    def __call__(self) -> None:
+        if not self.used:
+            self.swap.to(self.point)
+            if self.cache is not None:
+                self.cache.refresh()
+        self.used = 1
+
+
+def measure(job: Job, point: Point, ready: Ready) -> tuple[Measurement, list[tuple[str, str]]]:
+    settings = {**job.settings, "checkpoint": point.digest()}
+    done, named = [], {}
+    for group in cut(job.samples(), job.batch):
+        key = key_of(settings, group)
+        done.append(Batch.of(_stored(job, key, ready, lambda group=group: score_batch(job.plan, group, False))))
+        if job.recall:
+            arrays = _stored(job, f"recall-{key}", ready, lambda group=group: _recall(job, group))
+            ids = [s.id for s in group if isinstance(s, Sample)]
+            named |= {i: (int(h), int(n)) for i, (h, n) in zip(ids, arrays["named"], strict=True) if n}
+    scored = [b for b in done if len(b)]
+    left = [(s.sample_id, f"step {point.step}: {s.reason}") for b in done for s in b.skipped]
+    if not scored:
+        raise NothingToRank(f"no phrase could be scored: {left[0][1] if left else 'the data set is empty'}")
+    scores = {name: join(scored, name, metric) for name, metric in job.plan.metrics.items()}
+    losses = {image: loss for b in done for image, loss in b.losses.items()}
+    return Measurement(point.step, point.stage, scores, losses, named), left
+
+
+def _stored(job: Job, key: str, ready: Ready, compute: Callable[[], dict[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    """What the store has under the key, computed at the checkpoint and put there if it has nothing."""
+    arrays = job.store.get(key)
+    if arrays is None:
+        ready()
+        arrays = compute()
+        job.store.put(key, arrays)
+    return arrays
+
+
+def _recall(job: Job, group: Sequence[Sample | Skip]) -> dict[str, np.ndarray]:
+    """Per sample how many of its targets the model's own answer names, and of how many."""
+    samples = [s for s in group if isinstance(s, Sample)]
+    found = named_targets(job.plan.lmm, samples, job.plan.max_new_tokens)
+    counts = [[int(named.sum()), len(named)] for named in found]
+    return {"named": np.array(counts, dtype=np.int64).reshape(-1, 2)}
+
+
+def example_maps(job: Job, point: Point, ready: Ready) -> Mapping[str, np.ndarray]:
+    """The normalised maps of the shown samples' first phrases, all heads, in half precision."""
+    if not job.shown:
+        return {}
+    key = key_of({**job.settings, "checkpoint": point.digest()}, job.shown).replace("scores", "maps")
+    return _stored(job, key, ready, lambda: _capture_examples(job))
+
+
+def _capture_examples(job: Job) -> dict[str, np.ndarray]:
+    plan, arrays, words = job.plan, {}, {}
+    results = captures(
+        plan.lmm, job.shown, answers=plan.answers, batch=job.batch, query=plan.query, weighting=plan.weighting
+    )
+    for i, (sample, result) in enumerate(zip(job.shown, results, strict=True)):
+        matched = match_targets(result.phrases, sample.targets) if isinstance(result, Capture) else []
+        if matched and isinstance(result, Capture):
+            which, mask = matched[0]
+            maps = phrase_maps(result, plan.normalise).maps[which]
+            unit = maps.abs().amax((-1, -2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+            arrays |= {f"maps_{i}": (maps / unit).half().cpu().numpy(), f"unit_{i}": unit.cpu().numpy()}
+            arrays |= {f"mask_{i}": np.asarray(mask), f"index_{i}": result.grid.token_index}
+            words[i] = [result.phrases[which].text, list(map(float, result.grid.box))]
+    return arrays | {"words": np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)}
+
+
+def examples_of(job: Job, maps: Mapping[int, Mapping[str, np.ndarray]]) -> list[Example]:
+    from interp.types import PatchGrid
+
+    found: dict[str, Example] = {}
+    for step, arrays in maps.items():
+        words = json.loads(bytes(arrays["words"]).decode()) if arrays else {}
+        for i, (phrase, box) in words.items():
+            sample = job.shown[int(i)]
+            grid = PatchGrid(arrays[f"index_{i}"], tuple(box))
+            own = found.setdefault(sample.id, Example(sample, phrase, arrays[f"mask_{i}"], grid, {}))
+            own.maps[step] = arrays[f"maps_{i}"].astype(np.float32) * arrays[f"unit_{i}"]
+    return [example for example in found.values() if len(example.maps) == len(maps)]

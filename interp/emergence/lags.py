@@ -1,0 +1,91 @@
+"""Whether grounding comes before or after the fall of the caption loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from interp.emergence.result import Measurement
+from interp.statistics import intervals
+from interp.types import Head
+
+
+def half_way(curve: Float[np.ndarray, "row step"], steps: Float[np.ndarray, " step"]) -> Float[np.ndarray, " row"]:
+    """Per row the step at which it has first come half the way from its first value to its last, linear between steps.
+
+    NaN for one that ends where it began, or that is undefined somewhere.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = (curve - curve[:, :1]) / (curve[:, -1:] - curve[:, :1])
+    usable = np.isfinite(share).all(1) & (curve.shape[1] > 1)
+    after = (
+        np.maximum((np.nan_to_num(share, nan=-1.0) >= 0.5).argmax(1), 1)
+        if curve.shape[1] > 1
+        else np.zeros(len(curve), int)
+    )
+    rows, before = np.arange(len(curve)), np.maximum(after - 1, 0)
+    low, high = share[rows, before], share[rows, after]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        step = steps[before] + (0.5 - low) / (high - low) * (steps[after] - steps[before])
+    return np.where(usable, step, np.nan)
+
+
+def lags(measured: Sequence[Measurement], found: pd.DataFrame, seed: int, repeats: int = 2000) -> pd.DataFrame:
+    """A row per metric: by how many steps grounding comes after the caption loss (negative: before), from half to half.
+
+    ``grounding_half``: the step at which the mean of the heads with an onset, less their null, has come half its way;
+    ``loss_half``: the same of the caption loss; ``lag`` their difference with the 95 % interval ``low`` to ``high``,
+    images drawn anew for both curves together. NaN without such heads, or for a loss that does not fall. ``heads``:
+    how many have an onset.
+    """
+    rows = []
+    for metric, some in found.groupby("metric", sort=False):
+        with_onset = some.loc[np.isfinite(some["onset"].to_numpy(dtype=float)), ["layer", "head"]]
+        chosen = [Head(int(layer), int(head)) for layer, head in with_onset.to_numpy()]
+        halves = np.full((2, 1 + repeats), np.nan)
+        if chosen and len(measured) > 1 and all(m.losses for m in measured):
+            halves = _halves(measured, str(metric), chosen, seed, repeats)
+        lag = halves[0] - halves[1]
+        defined = np.isfinite(lag[1:])
+        low, high = np.quantile(lag[1:][defined], [0.025, 0.975]) if defined.mean() >= 0.95 else (np.nan, np.nan)
+        rows.append(
+            {
+                "metric": metric,
+                "heads": len(chosen),
+                "grounding_half": halves[0, 0],
+                "loss_half": halves[1, 0],
+                "lag": lag[0],
+                "low": low,
+                "high": high,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _halves(
+    measured: Sequence[Measurement], metric: str, chosen: Sequence[Head], seed: int, repeats: int
+) -> Float[np.ndarray, "curve draw"]:
+    """Half-way steps of grounding and of the loss: of all images first, then of each draw of them."""
+    images = sorted({i for m in measured for i in [*m.scores[metric].sample_ids, *m.losses]})
+    place = {image: row for row, image in enumerate(images)}
+    weights = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), size=repeats)
+    weights = np.concatenate([np.ones((1, len(images))), weights])
+    layer, head = (np.array(i) for i in zip(*chosen, strict=True))
+    curves: list[list[np.ndarray]] = [[], []]
+    for m in measured:
+        score = m.scores[metric]
+        null = np.zeros_like(score.values) if score.null is None else score.null
+        better = (score.values - null)[:, layer, head].astype(np.float64)
+        sums = intervals.cluster_sums(better, score.sample_ids)
+        rows = [place[i] for i in sorted(set(score.sample_ids))]
+        with np.errstate(invalid="ignore"):
+            curves[0].append(((weights[:, rows] @ sums.total) / (weights[:, rows] @ sums.number)).mean(1))
+        rows = [place[i] for i in m.losses]
+        with np.errstate(invalid="ignore"):
+            curves[1].append(weights[:, rows] @ np.array(list(m.losses.values())) / weights[:, rows].sum(1))
+    steps = np.array([m.step for m in measured], dtype=float)
+    grounding, loss = (np.stack(curve, 1) for curve in curves)
+    return np.stack([half_way(grounding, steps), np.where(loss[:, -1] < loss[:, 0], half_way(loss, steps), np.nan)])

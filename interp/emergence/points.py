@@ -1,0 +1,167 @@
+"""One checkpoint of a series: where it lies, what its files hold (from their headers alone), and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+
+from interp.models._overlay import ADAPTER, PROJECTOR
+
+WHOLE, INDEX, ADAPTER_CONFIG = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+STAGES = {"projector": "projector", "adapter": "language model", "full": "whole model"}
+SAMPLED = 64
+
+
+@dataclass(frozen=True)
+class Header:
+    """One tensor in a file: its file's name, type as safetensors spells it, shape and size in bytes."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """One checkpoint of a series.
+
+    ``place`` is a folder or a hub id (with ``revision``). ``kind``: ``projector`` alone; ``adapter``: a PEFT adapter,
+    with or without a projector; ``full``: all weights. ``tensors``: what its files hold, by the files' own names; the
+    base keeps everything else. ``damaged`` says what is wrong with it, empty if nothing is.
+    """
+
+    step: int
+    place: str
+    revision: str | None = None
+    kind: Literal["projector", "adapter", "full"] = "full"
+    tensors: Mapping[str, Header] = None  # type: ignore[assignment]
+    damaged: str = ""
+
+    @property
+    def stage(self) -> str:
+        """What is trained in it: ``projector``, ``language model`` (an adapter), or ``whole model``."""
+        return STAGES[self.kind]
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Names of the weights that differ from the base's, as far as the headers tell: all of a full checkpoint's."""
+        names = (k.removeprefix("base_model.model.") for k in self.tensors or {})
+        return tuple(sorted({re.sub(r"\.lora_[AB]\.weight$", ".weight", name) for name in names}))
+
+    def folder(self) -> Path:
+        """Where its files lie; fetched from the hub first if they are not here."""
+        return fetched(self.place, self.revision)
+
+    def digest(self) -> str:
+        """SHA-256 over its files' names, sizes, headers and bytes (64 places of 64 KiB in files above 64 MiB)."""
+        files = {header.file for header in self.tensors.values()} | {ADAPTER_CONFIG}
+        there = [path for name in sorted(files) if (path := self.folder() / name).is_file()]
+        return digest_of(there)
+
+
+def point_of(step: int, place: str, revision: str | None) -> Point:
+    point = Point(step, place, revision, tensors={})
+    try:
+        kind, files = files_of(place, revision)
+        point = replace(point, kind=kind)
+        return replace(point, tensors={k: h for file in files for k, h in header_of(place, revision, file).items()})
+    except (OSError, ValueError, SafetensorError) as error:
+        return replace(point, damaged=f"{type(error).__name__}: {error}")
+
+
+def files_of(place: str, revision: str | None) -> tuple[Any, list[str]]:
+    """The kind of checkpoint and the files that hold its weights."""
+    there = _listed(place, revision)
+    if (ADAPTER in there) != (ADAPTER_CONFIG in there):
+        lost = ADAPTER_CONFIG if ADAPTER in there else ADAPTER
+        raise FileNotFoundError(f"{place} holds half an adapter: no {lost}; fetch or save it again")
+    if ADAPTER in there:
+        return "adapter", [ADAPTER] + [PROJECTOR] * (PROJECTOR in there)
+    if PROJECTOR in there:
+        return "projector", [PROJECTOR]
+    if WHOLE in there:
+        return "full", [WHOLE]
+    if INDEX in there:
+        from huggingface_hub import hf_hub_download
+
+        index = Path(place, INDEX) if Path(place).is_dir() else Path(hf_hub_download(place, INDEX, revision=revision))
+        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        if lost := sorted(set(files) - there):
+            raise FileNotFoundError(f"{place} lacks {', '.join(lost)}, which its index names; fetch or save it again")
+        return "full", files
+    raise FileNotFoundError(f"{place} holds none of {PROJECTOR}, {ADAPTER}, {WHOLE}, {INDEX}; save it as safetensors")
+
+
+def _listed(place: str, revision: str | None) -> set[str]:
+    if folder := local(place, revision):
+        return {path.name for path in folder.iterdir()}
+    from huggingface_hub import HfApi
+
+    return set(HfApi().list_repo_files(place, revision=revision))
+
+
+def header_of(place: str, revision: str | None, file: str) -> dict[str, Header]:
+    """The file's tensors, from its header; of a hub's file nothing else is fetched."""
+    if (folder := local(place, revision)) is None:
+        from huggingface_hub import parse_safetensors_file_metadata
+
+        tensors = parse_safetensors_file_metadata(place, file, revision=revision).tensors
+        return {
+            k: Header(file, t.dtype, tuple(t.shape), t.data_offsets[1] - t.data_offsets[0]) for k, t in tensors.items()
+        }
+    try:
+        with safe_open(folder / file, "pt"):  # checks that the file has the length that its header states
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{folder / file} is damaged ({error}); fetch or save it again") from error
+    with open(folder / file, "rb") as stream:
+        head = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    head.pop("__metadata__", None)
+    return {
+        k: Header(file, t["dtype"], tuple(t["shape"]), t["data_offsets"][1] - t["data_offsets"][0])
+        for k, t in head.items()
+    }
+
+
+def local(place: str, revision: str | None = None) -> Path | None:
+    """The folder, or the hub repository's snapshot if it is in the cache; None if it must be fetched."""
+    if Path(place).is_dir():
+        return Path(place)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(place, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def fetched(place: str, revision: str | None = None) -> Path:
+    """The folder with the checkpoint's files, from the hub if need be."""
+    if Path(place).is_dir():
+        return Path(place)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(place, revision=revision, allow_patterns=["*.safetensors", "*.json"]))
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """SHA-256 over the files' names and sizes and over their bytes; of large files over a sample of them."""
+    digest, piece = hashlib.sha256(), 1 << 16
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        whole = size <= SAMPLED * piece * 16
+        with open(path, "rb") as file:
+            for i in range(-(-size // piece) if whole else SAMPLED):
+                file.seek(i * piece if whole else i * (size - piece) // (SAMPLED - 1))
+                digest.update(file.read(piece))
+    return digest.hexdigest()

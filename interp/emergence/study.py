@@ -1,0 +1,133 @@
+"""Measures every checkpoint of a series on the same images and words: what `interp emerge` computes.
+
+The store holds one entry per checkpoint and batch, under a key that changes with whatever can change its scores. A
+killed run goes on at the batch where it was; a checkpoint that comes later costs only itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, cast
+
+from tqdm import tqdm
+
+import interp
+from interp import plugins
+from interp.contracts import Metric
+from interp.emergence.batch import Job, Ready, example_maps, examples_of, measure
+from interp.emergence.frozen import inputs_cache, vision_cache
+from interp.emergence.points import digest_of
+from interp.emergence.result import METRICS, Emerged
+from interp.emergence.tables import emergence
+from interp.emergence.timeline import Series
+from interp.models._identity import setup
+from interp.ranking.batch import Plan
+from interp.ranking.result import NothingToRank
+from interp.ranking.study import check
+from interp.statistics.nulls import MaskPool, draw
+from interp.types import Query, Sample, Skip, Weighting
+from interp.work.samples import repeatable
+from interp.work.store import Memory, Store
+
+HELD = 2 << 30
+"""Bytes of images and masks that are kept in memory between checkpoints; a larger data set is read anew for each."""
+
+
+def emerge(
+    lmm: Any,
+    series: Series,
+    dataset: Iterable[Sample | Skip],
+    metrics: Sequence[str] = METRICS,
+    samples: int | None = None,
+    *,
+    answers: Literal["reference", "generated"] = "reference",
+    normalise: Literal["answer", "none"] = "answer",
+    query: Query = "predicting",
+    weighting: Weighting = "attention",
+    recall: bool = False,
+    examples: int = 3,
+    seed: int = 0,
+    batch: int = 8,
+    nulls: int = 8,
+    max_new_tokens: int = 128,
+    store: Store | None = None,
+    progress: bool = True,
+) -> Emerged:
+    """Every metric for every head at every sound checkpoint, and when grounding appears (`interp.emergence`).
+
+    ``lmm`` is the series' model, at whichever checkpoint; it has its weights again afterwards. ``recall`` lets the
+    model answer at each checkpoint and counts the targets that it names. All else as for `interp.rank`.
+
+    Raises:
+        interp.ranking.NothingToRank: no checkpoint could be measured; with the reasons.
+        interp.plugins.UnknownName: no metric of that name.
+    """
+    check(answers, normalise, samples, batch, nulls, weighting)
+    found = {name: cast(Metric, plugins.get("metrics", name)) for name in dict.fromkeys(metrics)}
+    again = _held(repeatable(dataset, samples))
+    ids = [s.sample_id if isinstance(s, Skip) else s.id for s in again()]
+    if len(set(ids)) < len(ids):
+        raise ValueError("two samples have one id; ids tell images apart, give each its own")
+    pool = MaskPool.of(s for s in again() if isinstance(s, Sample))
+    base = series.base_folder()
+    settings = {
+        "base": digest_of(sorted([*base.glob("*.safetensors"), *base.glob("shared.json")])),
+        "numbers": [str(lmm.model.dtype), lmm.device.type, setup(lmm)],
+        "metrics": list(found),
+        "how": [answers, normalise, query, weighting, seed, nulls, max_new_tokens],
+        "pool": pool.digest(),
+        "version": interp.__version__,
+    }
+    plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting, {})
+    job = Job(
+        plan,
+        series,
+        again,
+        _shown(again(), examples, seed),
+        settings,
+        batch,
+        recall,
+        Memory() if store is None else store,
+    )
+    return _emerge(job, progress)
+
+
+def _emerge(job: Job, progress: bool) -> Emerged:
+    measured, maps, skipped, computed = [], {}, [], 0
+    lmm = job.plan.lmm
+    with job.series.swap(lmm) as swap, inputs_cache(lmm), vision_cache(lmm.model) as cache:
+        bar = tqdm(job.series.sound, desc="checkpoints", unit="checkpoint", disable=not progress)
+        for point in bar:
+            bar.set_postfix_str(f"step {point.step}")
+            ready = Ready(swap, cache, point)
+            try:
+                measurement, left = measure(job, point, ready)
+                maps[point.step] = example_maps(job, point, ready)
+            except (ValueError, OSError) as error:
+                swap.skipped[point.step] = f"{type(error).__name__}: {error}"
+                continue
+            measured.append(measurement)
+            skipped += left
+            computed += ready.used
+        skipped += [(f"checkpoint {step}", reason) for step, reason in sorted(swap.skipped.items())]
+    if not measured:
+        raise NothingToRank("no checkpoint could be measured: " + "; ".join(f"{a}: {b}" for a, b in skipped[:5]))
+    return Emerged(emergence(measured, seed=job.plan.seed), examples_of(job, maps), skipped, computed)
+
+
+def _shown(samples: Iterable[Sample | Skip], count: int, seed: int) -> list[Sample]:
+    """Samples with a target to look at, drawn by their ids."""
+    with_target = [s for s in samples if isinstance(s, Sample) and s.targets] if count else []
+    return sorted(with_target, key=lambda s: draw(seed, "example", s.id).random())[:count]
+
+
+def _held(again: Callable[[], Iterator[Sample | Skip]]) -> Callable[[], Iterator[Sample | Skip]]:
+    """The same samples, from memory if they fit."""
+    kept, size = [], 0
+    for sample in again():
+        if isinstance(sample, Sample):
+            size += sample.image.nbytes + sum(t.mask.nbytes for t in sample.targets)
+        if size > HELD:
+            return again
+        kept.append(sample)
+    return lambda: iter(kept)

@@ -1,0 +1,161 @@
+"""A series of checkpoints of one run: where they lie, what each changes, and one model that becomes each in turn.
+
+    series = interp.series("mini-llava")
+    lmm = series.load()
+    with series.swap(lmm) as swap:
+        for checkpoint in swap:      # lmm.model now has this checkpoint's weights
+            ...
+    # and here those that it came with
+
+Of the files only the headers are read until a checkpoint's turn comes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp.emergence.points import ADAPTER_CONFIG, Point, fetched, point_of
+from interp.emergence.swap import Swap
+from interp.models._lmm import LMM
+from interp.models._load import load
+from interp.models._overlay import BASE
+from interp.plugins import data_folder
+
+
+class NoSeries(ValueError):
+    """No checkpoints where they were looked for, or no base to lay them over."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Checkpoints by rising step, and the base that they are laid over. Iterating gives the sound ones."""
+
+    name: str
+    base: str
+    points: tuple[Point, ...]
+    base_revision: str | None = None
+
+    @property
+    def sound(self) -> tuple[Point, ...]:
+        """The checkpoints that are not damaged."""
+        return tuple(point for point in self.points if not point.damaged)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per checkpoint: ``step, kind, stage, weights`` (how many change), ``megabytes, damaged, place``."""
+        rows = [
+            {
+                "step": p.step,
+                "kind": p.kind,
+                "stage": p.stage,
+                "weights": len(p.changes),
+                "megabytes": sum(h.bytes for h in (p.tensors or {}).values()) / 1e6,
+                "damaged": p.damaged,
+                "place": p.place + (f"@{p.revision}" if p.revision else ""),
+            }
+            for p in self.points
+        ]
+        return pd.DataFrame(rows)
+
+    def load(self, **options: Any) -> Any:
+        """The base as an ``LMM``; options as for ``interp.load``."""
+        if self.base_revision:
+            options["revision"] = self.base_revision
+        return load(self.base, **options)
+
+    def base_folder(self) -> Path:
+        """Where the base's files lie; fetched from the hub first if they are not here."""
+        return fetched(self.base, self.base_revision)
+
+    def swap(self, lmm: Any) -> Swap:
+        """A context manager that gives the model each checkpoint's weights; see `interp.emergence.swap.Swap`."""
+        return Swap(lmm.model if isinstance(lmm, LMM) else lmm, self.points, self.base_folder)
+
+
+def series(
+    source: str | os.PathLike[str] | Mapping[int, str] | Sequence[str],
+    *,
+    steps: Sequence[int] | None = None,
+    revisions: Mapping[int, str] | Sequence[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
+) -> Series:
+    """The checkpoints of a run, looked up but not loaded.
+
+    Args:
+        source: a folder of ``checkpoint-N`` (with the base in ``base/``, or given) or a shipped model's name; a list of
+            folders or hub ids with their ``steps``, or a mapping from steps; a hub id with ``revisions``.
+        steps: training step of each item of the list. None reads the last number of each name.
+        revisions: of one hub repository: a mapping from steps, or names whose last number is the step.
+        base: folder or hub id of the model that projectors and adapters belong to. None: ``base/`` in the folder, the
+            first full checkpoint, or the model that the first adapter names.
+
+    Raises:
+        NoSeries: no checkpoints there, no base, a step that cannot be told or that occurs twice.
+    """
+    name, places, own_base = _places(source, steps, revisions)
+    twice = sorted({s for s, _, _ in places if [p[0] for p in places].count(s) > 1})
+    if twice:
+        raise NoSeries(
+            f"the series has more than one checkpoint of step {twice[0]}; give each its own with steps=[...]"
+        )
+    points = tuple(point_of(*place) for place in sorted(places, key=lambda p: p[0]))
+    return _with_base(Series(name, str(base or own_base or ""), points))
+
+
+def _places(source: Any, steps: Any, revisions: Any) -> tuple[str, list[tuple[int, str, str | None]], str | None]:
+    """The series' name, (step, place, revision) of each checkpoint, and the base if it lies beside them."""
+    if revisions is not None:
+        pairs = revisions.items() if isinstance(revisions, Mapping) else [(_step(r), r) for r in revisions]
+        return str(source), [(int(step), str(source), revision) for step, revision in pairs], None
+    if isinstance(source, Mapping):
+        source, steps = list(source.values()), list(source)
+    if not isinstance(source, str | os.PathLike):
+        places = [str(place) for place in source]
+        labels = list(steps) if steps is not None else [_step(Path(p).name) for p in places]
+        if len(labels) != len(places):
+            raise NoSeries(f"got {len(places)} checkpoints but {len(labels)} steps; expected a step for each")
+        return _joint(places), [(int(s), p, None) for s, p in zip(labels, places, strict=True)], None
+    folder = next((f for f in (Path(source), data_folder() / source) if f.is_dir()), None)
+    if folder is None:
+        raise NoSeries(f"{source} is no folder and no shipped model; for a hub repository give revisions=[...] as well")
+    found = [p for p in folder.iterdir() if p.is_dir() and re.fullmatch(r"checkpoint-\d+", p.name)]
+    if not found:
+        raise NoSeries(f"{folder} holds no folder checkpoint-N; expected a training run's output, or a list of folders")
+    base = str(folder / BASE) if (folder / BASE / "config.json").is_file() else None
+    return str(source), [(_step(p.name), str(p), None) for p in found], base
+
+
+def _step(name: str) -> int:
+    numbers = re.findall(r"\d+", name)
+    if not numbers:
+        raise NoSeries(f"no step can be read from {name!r}; give steps, or a mapping {{step: name}}")
+    return int(numbers[-1])
+
+
+def _joint(places: Sequence[str]) -> str:
+    return places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else "") if places else "no checkpoints"
+
+
+def _with_base(found: Series) -> Series:
+    """The series with a base: given, the first full checkpoint, or what the first adapter was trained on."""
+    if found.base:
+        return found
+    for point in found.sound:
+        if point.kind == "full":
+            return replace(found, base=point.place, base_revision=point.revision)
+    for point in found.sound:
+        config = point.folder() / ADAPTER_CONFIG
+        if point.kind == "adapter" and (named := json.loads(config.read_text()).get("base_model_name_or_path")):
+            return replace(found, base=str(named))
+    reasons = "; ".join(f"step {p.step}: {p.damaged}" for p in found.points if p.damaged)
+    raise NoSeries(
+        f"{found.name} has no base to lay its checkpoints over; give base=FOLDER or a hub id, or put it in {BASE}/ "
+        f"beside them{f' ({reasons})' if reasons else ''}"
+    )

@@ -1,0 +1,120 @@
+"""One batch of an evaluation: what the model says and marks beside what is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from interp.answer.capturing import captures
+from interp.contracts import Segmenter
+from interp.evaluation.result import Record, record
+from interp.models._lmm import LMM
+from interp.segmentation.method import Method
+from interp.segmentation.study import segment_capture
+from interp.types import Capture, Query, Sample, Skip, Weighting
+
+Task = Literal["gcg", "instances", "referring", "narrative"]
+
+
+TASKS: tuple[Task, ...] = get_args(Task)
+
+
+GIVEN = ("referring", "narrative")
+"""Tasks whose phrases are given: the model reads the data set's text. In the others it answers."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What every sample of a run has in common."""
+
+    task: Task
+    method: Method
+    answers: Literal["reference", "generated"]
+    query: Query = "predicting"
+    normalise: str = "answer"
+    max_new_tokens: int = 128
+    weighting: Weighting = "attention"
+
+
+def beyond(sample: Sample | Skip) -> str:
+    """What a data set says of a sample beyond `Sample` and `Target`, which the key of a batch knows."""
+    if isinstance(sample, Skip):
+        return ""
+    plain = {f.name for f in dataclasses.fields(Sample)}
+    own = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample) if f.name not in plain}
+    targets = [
+        {f.name: getattr(t, f.name) for f in dataclasses.fields(t) if f.name not in ("phrase", "mask")}
+        for t in sample.targets
+    ]
+    return repr((own, targets))
+
+
+def records_of(
+    lmm: LMM, segmenter: Segmenter, group: Sequence[Sample | Skip], how: How
+) -> tuple[list[Record], list[Skip]]:
+    found = captures(
+        lmm,
+        group,
+        answers=how.answers,
+        batch=len(group),
+        query=how.query,
+        weighting=how.weighting,
+        max_new_tokens=how.max_new_tokens,
+        phrases=_phrases_of(how.task),
+    )
+    records: list[Record] = []
+    skipped: list[Skip] = []
+    for sample, captured in zip(group, found, strict=True):
+        if isinstance(sample, Skip):
+            skipped.append(sample)
+        else:
+            records.append(_record(lmm, segmenter, sample, captured, how))
+    return records, skipped
+
+
+def _record(lmm: LMM, segmenter: Segmenter, sample: Sample, captured: Capture | Skip, how: How) -> Record:
+    if isinstance(captured, Skip):
+        made = record(sample, captured.reason)
+        if how.answers == "generated" and "no noun phrase" in captured.reason:  # its caption is scored all the same
+            return dataclasses.replace(made, answer=lmm.generate(sample.image, sample.prompt, how.max_new_tokens))
+        return made
+    try:
+        made = segment_capture(captured, sample.image, segmenter, method=how.method, normalise=how.normalise)
+    except (ValueError, OSError) as error:
+        failed = record(sample, f"{type(error).__name__}: {error}")
+        return dataclasses.replace(failed, answer=captured.answer)
+    return record(sample, made)
+
+
+def _phrases_of(task: str) -> Any:
+    """A sample -> a function of the answer's text that gives the phrases to mark; None lets the parser find them."""
+    if task == "referring":
+        return lambda sample: lambda text: [(0, len(text))]
+    if task == "narrative":
+        return lambda sample: lambda text: [_moved(t.span, sample.answer, text) for t in sample.targets]
+    return None
+
+
+def _moved(span: tuple[int, int], answer: str, text: str) -> tuple[int, int]:
+    """Where the characters ``span`` of the answer stand in the text of its tokens, which may have other spaces."""
+    places = [i for i, character in enumerate(text) if not character.isspace()]
+    before = sum(not c.isspace() for c in answer[: span[0]])
+    within = sum(not c.isspace() for c in answer[slice(*span)])
+    if not within or before + within > len(places):
+        raise ValueError(f"the tokenizer changed the text, so that {answer[slice(*span)]!r} is not in {text!r:.120}")
+    return places[before], places[before + within - 1] + 1
+
+
+def pack(records: Sequence[Record], skipped: Sequence[Skip]) -> dict[str, np.ndarray]:
+    text = {"records": [r.to_json() for r in records], "skipped": [[s.sample_id, s.reason] for s in skipped]}
+    return {"json": np.frombuffer(json.dumps(text).encode(), dtype=np.uint8)}
+
+
+def unpack(arrays: dict[str, np.ndarray]) -> tuple[list[Record], list[Skip]]:
+    text = json.loads(arrays["json"].tobytes().decode())
+    return [Record.from_json(r) for r in text["records"]], [Skip(*s) for s in text["skipped"]]

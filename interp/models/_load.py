@@ -1,0 +1,147 @@
+"""A multimodal model with its processor and its family, ready to generate and to be captured."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.utils.hub import cached_file
+
+from interp import plugins
+from interp.models import _overlay as overlay
+from interp.models._hf import HUB_OPTIONS, BrokenCheckpoint
+from interp.models._lmm import LMM
+from interp.plugins import data_folder, shipped
+
+
+class UnknownModel(LookupError):
+    """A name that is no folder, no shipped model and not to be had from the hub."""
+
+
+def wrap(model: Any, processor: Any) -> LMM:
+    """An LMM of a model and a processor that are loaded already. Neither is changed.
+
+    Raises:
+        interp.plugins.UnknownName: no family module for the model's ``model_type``.
+    """
+    if hasattr(model, "get_base_model"):  # a PEFT model: its layers are inside the base model, unmerged
+        model = model.get_base_model()
+    return LMM(model, processor, _family(model.config.model_type), model.config._name_or_path or type(model).__name__)
+
+
+def load(
+    name: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    **from_pretrained: Any,
+) -> LMM:
+    """An LMM from a shipped model's name, a folder or a hub id.
+
+    ``"mini-llava"`` is that shipped model after its last checkpoint, ``"mini-llava/checkpoint-40"`` after that one;
+    folders of the same layout work alike. Released DiffLMM weights (an adapter and ``non_lora_trainables.bin``) are
+    converted once, into a cache, with the parts given as ``language_model``, ``diffusion`` and ``clip``, or those that
+    they were trained on.
+
+    ``device`` is the GPU where there is one; ``dtype`` is the checkpoint's on a GPU and float32 on the CPU. All else
+    goes to transformers' ``from_pretrained`` (``device_map``, ``quantization_config``, ``attn_implementation``,
+    ``revision``, ``trust_remote_code``, ...).
+
+    Raises:
+        UnknownModel: neither a folder, a shipped model nor to be had from the hub.
+        interp.plugins.UnknownName: no family module for the model's ``model_type``.
+        BrokenCheckpoint, interp.checkpoints.CheckpointMismatch: weights that are missing, do not fit or are no numbers.
+    """
+    source, checkpoint = _find(str(name))
+    hub = {k: v for k, v in from_pretrained.items() if k in HUB_OPTIONS}
+    if _released(source, hub):
+        converter = importlib.import_module("interp.models.difflmm.convert")
+        parts = {k: from_pretrained.pop(k) for k in converter.PARTS if k in from_pretrained}
+        source = str(converter.converted(source, **parts, **hub))
+        hub, from_pretrained = {}, {k: v for k, v in from_pretrained.items() if k not in hub}
+    family = _family(_model_type(str(name), source, hub))
+    placed = "device_map" in from_pretrained or "quantization_config" in from_pretrained
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or ("auto" if placed or device.type != "cpu" else torch.float32)
+    model, processor = family.load(source, dtype=dtype, **from_pretrained)
+    if checkpoint:
+        overlay.overlay(model, checkpoint)
+    if not placed:
+        model.to(device)
+    check_finite(model, str(name))
+    return LMM(model, processor, family, str(name))
+
+
+@torch.no_grad()
+def check_finite(model: nn.Module, name: str) -> None:
+    """Looks at every weight once, on its device.
+
+    Raises:
+        BrokenCheckpoint: with the names of the weights that hold NaN or infinity.
+    """
+    weights = {k: v for k, v in model.state_dict().items() if v.is_floating_point() and not v.is_meta}
+    flags = {k: torch.isfinite(v).all() for k, v in weights.items()}
+    if broken := [k for k, fine in flags.items() if not fine]:
+        raise BrokenCheckpoint(f"{name} has NaN or infinity in {', '.join(broken)}; download or train it again")
+
+
+def _find(name: str) -> tuple[str, overlay.Checkpoint | None]:
+    """What to give from_pretrained, and the checkpoint to lay over it."""
+    for path in (Path(name), data_folder() / name):
+        if (path / overlay.BASE / "config.json").is_file():
+            series = overlay.find(path)
+            return str(path / overlay.BASE), series[-1] if series else None
+        if (path.parent / overlay.BASE / "config.json").is_file():
+            if path.name == overlay.BASE:
+                return str(path), None
+            series = overlay.find(path.parent)
+            if chosen := next((c for c in series if c.path.name == path.name), None):
+                return str(path.parent / overlay.BASE), chosen
+            there = ", ".join(c.path.name for c in series)
+            raise UnknownModel(f"{path.parent} has no checkpoint {path.name!r}; there are: {there or 'none'}")
+    return (str(data_folder() / name) if (data_folder() / name / "config.json").is_file() else name), None
+
+
+def _released(source: str, hub: dict[str, Any]) -> bool:
+    """Whether the folder or hub id holds DiffLMM as released: a language model's adapter beside a projector."""
+    quiet = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
+    asked = {k: v for k, v in hub.items() if k != "trust_remote_code"}
+    asked |= {f"_raise_exceptions_for_{kind}": on for kind, on in quiet.items()}
+    try:
+        return all(cached_file(source, file, **asked) for file in ("adapter_config.json", "non_lora_trainables.bin"))
+    except OSError:
+        return False
+
+
+def _model_type(name: str, source: str, hub: dict[str, Any]) -> str:
+    """From the checkpoint's configuration, which transformers need not know: the family registers it."""
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(source, **hub)
+        return config["model_type"]
+    except (OSError, ValueError, KeyError) as error:
+        problem = ValueError("its config.json names no model_type") if isinstance(error, KeyError) else error
+        raise UnknownModel(_nowhere(name, source, problem)) from error
+
+
+def _family(model_type: str) -> Any:
+    try:
+        return plugins.get("models", model_type.replace("-", "_"))
+    except plugins.UnknownName as error:
+        known = ", ".join(plugins.names("models"))
+        raise plugins.UnknownName(
+            f"no model family for model_type {model_type!r}; there are: {known}. A new one is one file: "
+            f"interp/models/{model_type.replace('-', '_')}.py"
+        ) from error
+
+
+def _nowhere(name: str, source: str, error: Exception) -> str:
+    if Path(source).is_dir():
+        return f"the folder {source} holds no model: {error}"
+    return (
+        f"{name!r} is no folder with a config.json, no shipped model ({', '.join(shipped()) or 'none are here'}), and "
+        f"the hub gave none under that name: {str(error).splitlines()[0]}"
+    )

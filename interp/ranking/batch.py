@@ -1,0 +1,113 @@
+"""One batch of a ranking: what all batches share, maps, masks and scores, and their form in the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.contracts import Metric
+from interp.ranking.scoring import MetricScores
+from interp.statistics.nulls import MaskPool
+from interp.types import Query, Skip, Weighting
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all batches of a run have in common. ``known`` keeps masks on patch grids for a data set that is scored
+    again and again; None keeps none."""
+
+    lmm: Any
+    metrics: Mapping[str, Metric]
+    pool: MaskPool
+    answers: Literal["reference", "generated"]
+    normalise: Literal["answer", "none"]
+    query: Query
+    seed: int
+    nulls: int
+    max_new_tokens: int
+    weighting: Weighting = "attention"
+    known: dict[tuple[Any, ...], tuple[Tensor, Tensor, Tensor]] | None = None
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Phrases that share a grid: their maps and masks. ``rows`` and ``samples`` are their places in the batch."""
+
+    rows: list[int]
+    samples: list[int]
+    raw: Float[Tensor, "phrase layer head row col"]
+    normalised: Float[Tensor, "phrase layer head row col"]
+    masks: Float[Tensor, "phrase row col"]
+    others: Float[Tensor, "phrase row col"]
+    nulls: Float[Tensor, "phrase null row col"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch that has been scored. ``phrases``: sample_id, text, root, tokens and area of each; ``losses``: sample id
+    -> mean -log p of its answer's tokens, in nats."""
+
+    phrases: list[dict[str, Any]]
+    skipped: list[Skip]
+    scores: dict[str, MetricScores]
+    reduced: dict[str, MetricScores]
+    groups: list[Maps]
+    losses: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.phrases)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], maps: bool = True) -> Batch:
+        """The batch from what the store holds; without its maps if they are not needed."""
+        about = json.loads(bytes(arrays["about"]).decode())
+        scores, reduced = (
+            {
+                name: MetricScores(*(arrays[f"{kind}.{name}.{part}"] for part in MetricScores._fields))
+                for name in about["metrics"]
+            }
+            for kind in ("heads", "reduced")
+        )
+        groups = [unpack_group(arrays, g) for g in range(about["groups"])] if maps else []
+        skipped = [Skip(*s) for s in about["skipped"]]
+        return cls(about["phrases"], skipped, scores, reduced, groups, about.get("losses", {}))
+
+
+def pack_group(group: Maps, i: int) -> dict[str, np.ndarray]:
+    """The group as arrays. Maps are in half precision; what was subtracted from a sample's maps is kept once, so that
+    the raw ones can be had back."""
+    arrays = {"rows": np.array(group.rows, dtype=np.int64), "samples": np.array(group.samples, dtype=np.int64)}
+    for name in ("masks", "others", "nulls"):
+        arrays[name] = getattr(group, name).cpu().numpy()
+    arrays |= _halved("maps", group.normalised)
+    first = np.unique(group.samples, return_index=True)[1].tolist()
+    offset = group.raw[first] - group.normalised[first]
+    if offset.count_nonzero():
+        arrays |= _halved("offset", offset)
+    return {f"group{i}.{name}": array for name, array in arrays.items()}
+
+
+def _halved(name: str, maps: Float[Tensor, "phrase layer head row col"]) -> dict[str, np.ndarray]:
+    """Half precision in units of each map's maximum: attention of 1e-5 would else lose its digits."""
+    unit = maps.abs().amax((-1, -2), keepdim=True)
+    unit = torch.where(unit > 0, unit, 1.0)
+    return {name: (maps / unit).half().cpu().numpy(), f"{name}_unit": unit.cpu().numpy()}
+
+
+def unpack_group(arrays: Mapping[str, np.ndarray], i: int) -> Maps:
+    def of(name: str) -> Tensor:
+        return torch.from_numpy(arrays[f"group{i}.{name}"])
+
+    rows, samples = of("rows").tolist(), of("samples").tolist()
+    normalised = raw = of("maps").float() * of("maps_unit")
+    if f"group{i}.offset" in arrays:
+        place = np.unique(samples, return_inverse=True)[1]
+        raw = (normalised + (of("offset").float() * of("offset_unit"))[place]).clamp(min=0)
+    return Maps(rows, samples, raw, normalised, of("masks"), of("others"), of("nulls"))

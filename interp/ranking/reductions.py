@@ -1,0 +1,78 @@
+"""Mean maps of several heads: all, the released code's, and the best ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from interp.answer.maps import reduce_heads
+from interp.contracts import Metric
+from interp.ranking.batch import Batch, Maps, Plan
+from interp.ranking.scoring import MetricScores, score_sample
+from interp.statistics.nulls import half
+from interp.types import Head
+
+REDUCTIONS = {"paper": "all", "released": "released"}
+
+
+def score_top(
+    plan: Plan, batch: Batch, chosen: Mapping[str, tuple[list[Head], list[Head]]], sizes: Mapping[str, int]
+) -> dict[str, MetricScores]:
+    """Scores of the mean map of the best heads: per metric, the sizes in place of heads of one layer.
+
+    ``chosen[metric][h]`` are the heads for images of half ``h``, best first; where there are none, NaN.
+    """
+    scores = {}
+    for name, heads in chosen.items():
+        parts = []
+        for g in batch.groups:
+            halves = torch.tensor([half(plan.seed, batch.phrases[row]["sample_id"]) for row in g.rows])
+            raw, normalised = (_best(maps, halves, heads, sizes) for maps in (g.raw, g.normalised))
+            parts.append(score_sample(raw, normalised, g.masks, g.others, g.nulls, {name: plan.metrics[name]})[name])
+        scores[name] = MetricScores(
+            *(in_order(batch.groups, [getattr(p, part) for p in parts]) for part in MetricScores._fields)
+        )
+    return scores
+
+
+def score_reductions(group: Maps, metrics: Mapping[str, Metric]) -> dict[str, MetricScores]:
+    raw, normalised = (_reduce(maps) for maps in (group.raw, group.normalised))
+    return score_sample(raw, normalised, group.masks, group.others, group.nulls, metrics)
+
+
+def _reduce(maps: Float[Tensor, "phrase layer head row col"]) -> Float[Tensor, "phrase 1 reduction row col"]:
+    """The named reductions as heads of one layer; a model with one head a layer has no ``released`` ones: NaN."""
+    reduced = [
+        torch.full_like(maps[:, 0, 0], torch.nan)
+        if heads == "released" and maps.shape[2] < 2
+        else reduce_heads(maps, heads)
+        for heads in REDUCTIONS.values()
+    ]
+    return torch.stack(reduced, 1)[:, None]
+
+
+def _best(
+    maps: Float[Tensor, "phrase layer head row col"],
+    halves: Shaped[Tensor, " phrase"],
+    chosen: tuple[list[Head], list[Head]],
+    sizes: Mapping[str, int],
+) -> Float[Tensor, "phrase 1 size row col"]:
+    best = maps.new_full((len(maps), 1, len(sizes), *maps.shape[-2:]), torch.nan)
+    for own, heads in enumerate(chosen):
+        rows = (halves == own).nonzero()[:, 0].to(maps.device)
+        if not heads or not len(rows):
+            continue
+        layer, head = (torch.tensor(i, device=maps.device) for i in zip(*heads, strict=True))
+        picked = maps[rows][:, layer, head]
+        best[rows, 0] = torch.stack([picked[:, :k].mean(1) for k in sizes.values()], 1)
+    return best
+
+
+def in_order(groups: Sequence[Maps], parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The groups' rows, back in the order of the batch."""
+    order = np.argsort([row for g in groups for row in g.rows], kind="stable")
+    return np.concatenate(parts)[order]

@@ -1,0 +1,40 @@
+"""What a ranking found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from interp.types import HeadScores, Skip
+
+TOP = {"top1": 1, "top3": 3, "top10": 10}
+
+
+MASK_FREE = ("image_mass", "spatial_entropy")
+
+
+class NothingToRank(ValueError):
+    """Not one phrase could be scored; the message gives the commonest reasons."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a run found.
+
+    ``scores``: metric -> every phrase and head. ``heads``: a row per metric and head (`summary.statistics`).
+    ``reductions``: a row per metric and ``heads`` in ``paper`` (mean of all heads), ``released`` (head H-2 of each
+    layer), ``top1``, ``top3``, ``top10``: mean map of the best heads by that metric, always chosen on the half of the
+    images that the phrase's image is not in. ``phrases``: their values phrase by phrase. ``localization``: the
+    mask-free ranking. ``agreement``: Kendall's tau per metric. ``manifest``: what went in.
+    """
+
+    scores: dict[str, HeadScores]
+    heads: pd.DataFrame
+    reductions: pd.DataFrame
+    phrases: pd.DataFrame
+    localization: pd.DataFrame
+    agreement: pd.DataFrame
+    skipped: tuple[Skip, ...]
+    manifest: dict[str, Any] = field(default_factory=dict)

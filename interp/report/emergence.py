@@ -1,0 +1,193 @@
+"""Figures and report of an emergence run, from its saved tables and examples alone."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from interp.answer.maps import reduce_heads
+from interp.emergence.tables import LEVEL
+from interp.plots import emergence as plots
+from interp.plots.overlay import Row, gallery
+from interp.report import figures, html
+from interp.report.files import write_bytes
+from interp.report.run import Run
+from interp.types import Head
+
+TABLES = {"heads": "emergence", "onsets": "onsets", "layers": "layers", "steps": "steps", "agreement": "agreement"} | {
+    "leaders": "leaders",
+    "lags": "lags",
+}
+"""Which file holds which table of `interp.emergence.result.Emergence`."""
+
+
+SHOWN = 12
+
+
+def draw(run: Run) -> None:
+    """Writes the figures of every metric that is defined somewhere."""
+    heads, onsets, steps = (run.read_table(TABLES[name]) for name in ("heads", "onsets", "steps"))
+    for metric, about in run.manifest["about"]["metrics"].items():
+        if not heads.loc[heads["metric"] == metric, "mean"].notna().any():
+            continue
+        higher = about["higher_is_better"]
+        figures.save(run, f"growth_{metric}", plots.growth(heads, onsets, metric, steps))
+        figures.save(run, f"maps_{metric}", plots.small_multiples(heads, metric, higher_is_better=higher))
+        figures.save(run, f"layers_{metric}", plots.layer_onsets(onsets, heads, metric))
+        moving = plots.animation(heads, metric, higher_is_better=higher)
+        write_bytes(run.folder / "figures" / f"maps_{metric}.gif", moving)
+
+
+def draw_examples(run: Run, examples: Sequence[Any], leaders: Sequence[Head]) -> None:
+    """``figures/step_N.png`` for each step: the examples' maps, mean of all heads and the leaders' one by one."""
+    for step in sorted({step for example in examples for step in example.maps}):
+        rows = []
+        for example in examples:
+            maps = torch.from_numpy(example.maps[step])[None]
+            shown = {"mean of all heads": reduce_heads(maps, "all")[0]}
+            shown |= {str(head): maps[0, head.layer, head.head] for head in leaders}
+            arrays = {title: m.float().numpy() for title, m in shown.items()}
+            rows.append(Row(example.sample.image, example.phrase, example.grid, arrays, example.mask))
+        figures.save(run, f"step_{step}", gallery(rows))
+
+
+def clear(run: Run) -> None:
+    """Takes the figures of an earlier state away: a series may have lost a checkpoint since."""
+    for old in (run.folder / "figures").glob("*"):
+        old.unlink()
+
+
+def page(run: Run) -> Path:
+    """The path of the written report."""
+    tables = {name: run.read_table(file) for name, file in TABLES.items()}
+    steps = tables["steps"]
+    drawn = [m for m in run.manifest["about"]["metrics"] if (run.folder / "figures" / f"growth_{m}.png").exists()]
+    pictures = [
+        {"step": row["step"], "stage": row["stage"], "source": source}
+        for row in steps.to_dict("records")
+        if (source := _picture(run, f"step_{row['step']}.png"))
+    ]
+    text = html.template("emergence").render(
+        manifest=run.manifest,
+        level=LEVEL,
+        steps=steps["step"].tolist(),
+        headlines=[headline(tables, metric) for metric in drawn],
+        pictures=pictures,
+        sections=[_section(run, tables, metric) for metric in drawn],
+        step_rows=[_step_row(row, drawn) for row in steps.to_dict("records")],
+        recall=bool(steps["recall"].notna().any()),
+        skipped=run.manifest["skipped"],
+    )
+    path = run.folder / "report.html"
+    write_bytes(path, text.encode())
+    return path
+
+
+def headlines(run: Run) -> list[str]:
+    """What was found, a line for each metric."""
+    frames = {name: run.read_table(file) for name, file in TABLES.items()}
+    return [headline(frames, metric) for metric in run.manifest["about"]["metrics"]]
+
+
+def tables(run: Run) -> str:
+    """Where the tables lie."""
+    return f"{run.folder}/emergence.parquet, onsets.parquet, ..."
+
+
+def headline(tables: Mapping[str, pd.DataFrame], metric: str) -> str:
+    """What was found for the metric, in words with numbers."""
+    onsets = tables["onsets"].query("metric == @metric")
+    steps, lag = tables["steps"], tables["lags"].query("metric == @metric").iloc[0]
+    name = metric.replace("_", " ").capitalize()
+    found = onsets.dropna(subset=["onset"]).sort_values(["onset", "layer", "head"], kind="stable")
+    if found.empty:
+        return f"{name}: no head of {len(onsets)} comes to ground words by step {steps['step'].max()}."
+    first = found.iloc[0]
+    by_stage = ", ".join(
+        f"{count} in the stage “{stage}”" for stage, count in found["stage"].value_counts(sort=False).items()
+    )
+    text = (
+        f"{name}: {len(found)} of {len(onsets)} heads come to ground words ({by_stage}). The first is "
+        f"L{first['layer']} H{first['head']} from step {first['onset']:g}; half of them have begun by step "
+        f"{np.sort(found['onset'])[(len(found) - 1) // 2]:g}."
+    )
+    if math.isfinite(lag["lag"]):
+        after = "after" if lag["lag"] > 0 else "before"
+        text += (
+            f" Their grounding is half-way up at step {lag['grounding_half']:.3g}, {abs(lag['lag']):.3g} steps {after} "
+            f"the caption loss is half-way down (95 % interval {lag['low']:.3g} to {lag['high']:.3g})."
+        )
+    return text
+
+
+def _section(run: Run, tables: Mapping[str, pd.DataFrame], metric: str) -> dict[str, Any]:
+    onsets = tables["onsets"].query("metric == @metric and onset == onset")
+    agreement = tables["agreement"].query("metric == @metric")
+    last = tables["steps"]["step"].max()
+    to_last = agreement[agreement["step_b"] == last].set_index("step_a")
+    leading = tables["leaders"].query("metric == @metric")
+    rows = []
+    for step, some in leading.groupby("step"):
+        there = to_last.loc[step] if step in to_last.index else None
+        rows.append(
+            {
+                "step": step,
+                "heads": ", ".join(map(_name, some.sort_values("place").to_dict("records"))),
+                "tau": html.number(there["tau"]) if there is not None else "–",
+                "overlap": html.number(there["overlap"]) if there is not None else "–",
+            }
+        )
+    best = onsets.assign(gain=(onsets["final"] - onsets["null"]).abs()).sort_values("gain", ascending=False).head(SHOWN)
+    return {
+        "title": metric.replace("_", " "),
+        "growth": _picture(run, f"growth_{metric}.png"),
+        "maps": _picture(run, f"maps_{metric}.png"),
+        "animation": _picture(run, f"maps_{metric}.gif"),
+        "layer_onsets": _picture(run, f"layers_{metric}.png"),
+        "k": int(agreement["k"].iloc[0]) if len(agreement) else 0,
+        "leaders": rows,
+        "heads": [_head(row) for row in best.to_dict("records")],
+    }
+
+
+def _head(row: Mapping[Any, Any]) -> dict[str, str]:
+    numbers = {name: html.number(row[name]) for name in ("first", "final", "low", "high", "null")}
+    return numbers | {
+        "name": _name(row),
+        "onset": f"{row['onset']:g}",
+        "stage": row["stage"],
+        "half_rise": f"{row['half_rise']:.3g}",
+        "p_corrected": html.p_value(row["p_corrected"]),
+    }
+
+
+def _name(row: Mapping[Any, Any]) -> str:
+    return f"L{row['layer']} H{row['head']}"
+
+
+def _step_row(row: Mapping[Any, Any], metrics: Sequence[str]) -> dict[str, Any]:
+    def between(name: str) -> str:
+        return f"{html.number(row[f'{name}_low'])} to {html.number(row[f'{name}_high'])}"
+
+    return {
+        "step": row["step"],
+        "stage": row["stage"],
+        "loss": html.number(row["loss"]),
+        "loss_interval": between("loss"),
+        "recall": html.number(row["recall"]),
+        "recall_interval": between("recall"),
+        "counts": [row[f"grounding_{metric}"] for metric in metrics],
+    }
+
+
+def _picture(run: Run, name: str) -> str | None:
+    path = run.folder / "figures" / name
+    kind = "gif" if name.endswith("gif") else "png"
+    return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode() if path.exists() else None

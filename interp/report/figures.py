@@ -1,0 +1,68 @@
+"""Figures in a run folder, its headline metric, and the stored gallery: nothing here runs a model."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from interp.plots.overlay import Row
+from interp.report.files import write_bytes
+from interp.report.run import Run
+from interp.types import PatchGrid
+
+GALLERY = "gallery"
+
+
+def save(run: Run, name: str, figure: Figure) -> str:
+    """``figures/NAME.png``, written whole or not at all, without the date that would change its bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    write_bytes(run.folder / "figures" / f"{name}.png", buffer.getvalue())
+    return f"figures/{name}.png"
+
+
+def headline(heads: pd.DataFrame, metrics: Mapping[str, Any]) -> str:
+    """The metric that the report opens with: the pointing game, or else the first with a p-value, or else the first."""
+    if "pointing_game" in metrics:
+        return "pointing_game"
+    tested = heads.loc[heads["p_corrected"].notna(), "metric"]
+    return next((name for name in metrics if name in set(tested)), next(iter(metrics)))
+
+
+def pack(rows: Iterable[Row]) -> dict[str, np.ndarray]:
+    """Plain arrays for the store."""
+    arrays: dict[str, np.ndarray] = {}
+    words = []
+    for i, row in enumerate(rows):
+        arrays |= {f"image_{i}": row.image, f"index_{i}": row.grid.token_index, f"box_{i}": np.array(row.grid.box)}
+        arrays[f"maps_{i}"] = np.stack(list(row.maps.values()))
+        if row.mask is not None:
+            arrays[f"mask_{i}"] = row.mask
+        words.append({"phrase": row.phrase, "titles": list(row.maps), "notes": row.notes})
+    return arrays | {"words": np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)}
+
+
+def unpack(arrays: Mapping[str, np.ndarray] | None) -> list[Row]:
+    """The rows again; none if nothing was stored."""
+    if arrays is None:
+        return []
+    rows = []
+    for i, words in enumerate(json.loads(bytes(arrays["words"]).decode())):
+        box = tuple(float(x) for x in arrays[f"box_{i}"])
+        rows.append(
+            Row(
+                image=arrays[f"image_{i}"],
+                phrase=words["phrase"],
+                grid=PatchGrid(arrays[f"index_{i}"], (box[0], box[1], box[2], box[3])),
+                maps=dict(zip(words["titles"], arrays[f"maps_{i}"], strict=True)),
+                mask=arrays.get(f"mask_{i}"),
+                notes=words["notes"],
+            )
+        )
+    return rows

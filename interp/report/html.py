@@ -1,0 +1,94 @@
+"""What all reports share: template, pictures, numbers in words."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from interp.report.files import write_bytes
+from interp.report.run import Run
+
+LEVEL = 0.05
+
+
+TOP = 10
+
+
+REDUCTIONS = {
+    "paper": "mean of all heads (paper)",
+    "released": "head H−2 of each layer (released code)",
+    "top1": "best head, chosen on the other half",
+    "top3": "mean of the best 3, chosen on the other half",
+    "top10": "mean of the best 10, chosen on the other half",
+}
+
+
+def number(value: Any) -> str:
+    """Three decimals below 10; a dash where undefined."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def p_value(value: Any) -> str:
+    """Three decimals, or that it is below them; a dash where there is no test."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def skipped_rows(run: Run) -> list[dict[str, Any]]:
+    """Reasons with how often and for which samples, commonest first."""
+    skipped = run.manifest["skipped"]
+    reasons = Counter(skip["reason"] for skip in skipped)
+    return [
+        {"reason": reason, "count": count, "ids": [s["sample_id"] for s in skipped if s["reason"] == reason][:5]}
+        for reason, count in reasons.most_common(20)
+    ]
+
+
+def ordered(heads: pd.DataFrame, metric: str, about: Mapping[str, Any]) -> list[dict[Any, Any]]:
+    """The metric's heads, best first, undefined ones last."""
+    rows = heads.loc[heads["metric"] == metric, :]
+    return rows.sort_values("mean", ascending=not about["higher_is_better"], kind="stable").to_dict("records")
+
+
+def head_name(row: Mapping[Any, Any]) -> str:
+    return f"L{int(row['layer'])} H{int(row['head'])}"
+
+
+def interval(row: Any) -> str:
+    return f"{number(row['low'])} to {number(row['high'])}"
+
+
+def words(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def picture(run: Run, name: str) -> str | None:
+    path = run.folder / "figures" / f"{name}.png"
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path.exists() else None
+
+
+def template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("interp.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(f"{name}.html.jinja")
+
+
+def write(run: Run, page: str) -> Path:
+    path = run.folder / "report.html"
+    write_bytes(path, page.encode())
+    return path

@@ -1,0 +1,258 @@
+"""Run folders: atomic, resumable, self-describing.
+
+    manifest.json        arguments, versions, hash of the weights, seed, times, what was skipped and why
+    parts/KEY.npz        one finished piece of work each (a sample, a batch); what a restart does not compute again
+    *.parquet            tables; they hold no times, so a run that was killed and resumed gives the same bytes
+    figures/, report.html
+
+Whatever is written appears whole or not at all: temporary file, fsync, rename. Parts carry a SHA-256 and are checked
+when they are read; a damaged one counts as missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+
+from interp.report.files import write_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+VERSIONED = ("interp", "torch", "transformers", "diffusers", "peft", "pillow", "spacy", "numpy", "pandas", "pyarrow")
+
+
+_OURS = (
+    "manifest.json",
+    "parts",
+    "figures",
+    "report.html",
+    "capture.npz",
+    "comparison.csv",
+    "comparison.md",
+    "masks.npz",
+    "coco.json",
+    "gcg",
+    "predictions.json",
+    "summary.csv",
+    "summary.json",
+)
+
+
+_DIGEST = hashlib.sha256().digest_size
+
+
+class RunConflict(ValueError):
+    """The folder holds a run with other arguments, weights or versions; the message names the difference."""
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of each package whose version can change a result; ``absent`` if not installed."""
+    found = {"python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+class Run:
+    """A run folder. ``get`` and ``put`` make it the ``store`` of a ranking."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]):
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        arguments: Mapping[str, Any],
+        *,
+        weights: str | None = None,
+        seed: int = 0,
+        force: bool = False,
+    ) -> Run:
+        """A new run, or the one that was begun in this folder with the same arguments; ``force`` starts over.
+
+        Raises:
+            RunConflict: the folder holds a run with other arguments, weights or versions, or files of something else.
+        """
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise RunConflict(f"{folder} is a file, expected a folder for the run; name another --out")
+        identity = json.loads(json.dumps({"arguments": dict(arguments), "weights": weights, "versions": versions()}))
+        if force:
+            _clear(folder)
+        old = _read_manifest(folder)
+        if old is None:
+            _refuse_foreign(folder)
+            manifest = {**identity, "seed": seed, "started": _now(), "resumed": [], "finished": None, "skipped": []}
+        else:
+            _refuse_other(folder, old, identity)
+            manifest = {**old, "resumed": [*old["resumed"], _now()], "finished": None}
+        (folder / "parts").mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        run = cls(folder, manifest)
+        run.save_manifest()
+        return run
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Run:
+        """The run in this folder as it is, for looking at its results.
+
+        Raises:
+            FileNotFoundError: the folder holds no run.
+        """
+        manifest = _read_manifest(Path(folder))
+        if manifest is None:
+            raise FileNotFoundError(
+                f"{folder} holds no run (no readable manifest.json); expected a folder made by --out"
+            )
+        return cls(Path(folder), manifest)
+
+    def get(self, key: str) -> dict[str, np.ndarray] | None:
+        """The arrays stored under the key; None if there are none or the file is damaged."""
+        try:
+            data = self._part(key).read_bytes()
+        except FileNotFoundError:
+            return None
+        body, digest = data[:-_DIGEST], data[-_DIGEST:]
+        if hashlib.sha256(key.encode() + b"\0" + body).digest() != digest:
+            return None
+        with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Stores the arrays under the key, in place of any that were there.
+
+        Raises:
+            TypeError: an array of Python objects.
+        """
+        plain = {name: np.asarray(array) for name, array in arrays.items()}
+        for name, array in plain.items():
+            if array.dtype.hasobject:
+                raise TypeError(f"part {key!r}: {name!r} is an array of Python objects, expected numbers or strings")
+        buffer = io.BytesIO()
+        np.savez(buffer, **plain)  # type: ignore[arg-type]
+        body = buffer.getvalue()
+        # The digest follows the archive, which NumPy still opens; the key in it tells a renamed part.
+        write_bytes(self._part(key), body + hashlib.sha256(key.encode() + b"\0" + body).digest())
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> Path:
+        """The path of ``NAME.parquet``, written from the frame without its index."""
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        path = self.folder / f"{name}.parquet"
+        write_bytes(path, buffer.getvalue())
+        return path
+
+    def read_table(self, name: str) -> pd.DataFrame:
+        """The frame of ``NAME.parquet``."""
+        import pandas as pd
+
+        return pd.read_parquet(self.folder / f"{name}.parquet")
+
+    def finish(self, skipped: Sequence[Mapping[str, str]] = ()) -> None:
+        """Marks the run as finished and records what was skipped: ``sample_id`` and ``reason`` each."""
+        self.manifest.update(finished=_now(), skipped=[dict(s) for s in skipped])
+        self.save_manifest()
+
+    def save_manifest(self) -> None:
+        """Writes ``manifest.json`` as it is in memory."""
+        write_bytes(self.folder / "manifest.json", (json.dumps(self.manifest, indent=2) + "\n").encode())
+
+    def _part(self, key: str) -> Path:
+        name = quote(key, safe="")
+        if len(name) > 120:
+            name = name[:60] + "-" + hashlib.sha256(key.encode()).hexdigest()
+        return self.folder / "parts" / f"{name}.npz"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_text())
+        if not {"arguments", "versions", "resumed"} <= set(manifest):
+            raise KeyError("arguments")
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunConflict(
+            f"{path} is not a run's manifest ({error!r}), so the folder stays untouched; name another --out"
+        ) from error
+    return manifest
+
+
+def _refuse_foreign(folder: Path) -> None:
+    foreign = (
+        sorted(p.name for p in folder.iterdir() if p.name not in _OURS and p.suffix != ".tmp")
+        if folder.exists()
+        else []
+    )
+    if foreign:
+        raise RunConflict(
+            f"{folder} is not empty and holds no run (it has {', '.join(foreign[:3])}); name another --out"
+        )
+
+
+def _refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    differences = []
+    for part in ("arguments", "versions"):
+        for name in sorted({*old[part], *new[part]}):
+            before, now = old[part].get(name), new[part].get(name)
+            if before != now:
+                differences.append(f"{name} was {before!r}, now {now!r}")
+    if old.get("weights") != new["weights"]:
+        differences.append(f"weights were {str(old.get('weights'))[:12]}, now {str(new['weights'])[:12]}")
+    if differences:
+        raise RunConflict(
+            f"{folder} holds another run: {'; '.join(differences)}. "
+            "Give the same arguments to resume it, another --out to keep it, or --force to throw it away and start over"
+        )
+
+
+def _clear(folder: Path) -> None:
+    if _read_manifest(folder) is None:
+        return
+    for path in [*(folder / name for name in _OURS), *folder.glob("*.parquet")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed writers left; a file of a writer that still runs stays."""
+    for path in [*folder.glob(".*.tmp"), *(folder / "parts").glob(".*.tmp")]:
+        writer = path.name.split(".")[-2]
+        if writer.isdigit() and not _alive(int(writer)):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

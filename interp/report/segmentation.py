@@ -1,0 +1,83 @@
+"""One segmentation in a folder: overlay, table, COCO results, the released evaluation's file, and the report."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.plots.segments import colour, overlay, pieces
+from interp.report import html
+from interp.report.figures import save
+from interp.report.files import write_bytes
+from interp.report.run import Run
+from interp.segmentation.exports import coco_results, gcg
+from interp.types import Segmentation
+
+
+def write(run: Run, made: Segmentation, image: np.ndarray, image_id: str) -> None:
+    """``phrases.parquet``, ``coco.json``, ``gcg/IMAGE_ID.json``, ``masks.npz`` and the overlay.
+
+    Raises:
+        ValueError: an image id that is no plain file name.
+    """
+    number = int(image_id) if re.fullmatch(r"\d+", image_id) else image_id
+    run.write_table("phrases", made.to_frame())
+    _json(run.folder / "coco.json", coco_results(made, number))
+    _json(inside(run.folder / "gcg", f"{image_id}.json"), gcg(made, image_id))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, masks=made.masks, points=made.points, confidence=made.confidence)
+    write_bytes(run.folder / "masks.npz", buffer.getvalue())
+    save(run, "overlay", overlay(image, made))
+    run.manifest["segmentation"] = {
+        "answer": made.answer,
+        "prompt": made.prompt,
+        "details": made.details,
+        "phrases": [_row(made, i) for i in range(len(made.phrases))],
+        "pieces": pieces(made.answer, made.phrases),
+    }
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a plain file name in the folder.
+
+    Raises:
+        ValueError: the name would leave the folder.
+    """
+    if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
+        raise ValueError(f"{name!r} is not a plain file name; an image id must not hold a path")
+    return folder / name
+
+
+def page(run: Run) -> Path:
+    """The path of the written report."""
+    about = run.manifest["segmentation"]
+    text = html.template("segmentation").render(
+        manifest=run.manifest,
+        about=about,
+        overlay=html.picture(run, "overlay"),
+        pieces=[(words, None if i is None else colour(i)) for words, i in about["pieces"]],
+        phrases=[{**row, "colour": colour(i)} for i, row in enumerate(about["phrases"])],
+    )
+    return html.write(run, text)
+
+
+def _row(made: Segmentation, i: int) -> dict[str, Any]:
+    point = [int(value) for value in made.points[i]] if np.isfinite(made.points[i]).all() else None
+    confidence = float(made.confidence[i])
+    return {
+        "text": made.phrases[i].text,
+        "root": made.phrases[i].root,
+        "point": "–" if point is None else f"{point[0]}, {point[1]}",
+        "area": f"{100 * made.masks[i].mean():.1f} %",
+        "confidence": html.number(confidence if math.isfinite(confidence) else None),
+    }
+
+
+def _json(path: Path, content: Any) -> None:
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -1,0 +1,48 @@
+"""A data set, gone through more than once and cut into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from tqdm import tqdm
+
+from interp.types import Sample, Skip
+
+
+class Again:
+    """A data set from a function that starts it anew each time it is gone through."""
+
+    def __init__(self, start: Callable[[], Iterable[Any]]):
+        self.start = start
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.start())
+
+
+def repeatable(dataset: Iterable[Sample | Skip], samples: int | None) -> Callable[[], Iterator[Sample | Skip]]:
+    """A function that starts the first ``samples`` samples anew each time."""
+    if iter(dataset) is dataset:
+        dataset = list(islice(dataset, samples))
+    return lambda: islice(dataset, samples)
+
+
+def noting(samples: Iterable[Sample | Skip], ids: list[str], bar: tqdm) -> Iterator[Sample]:
+    """The samples that could be read; all ids are added to the list."""
+    seen = set()
+    for sample in samples:
+        name = sample.sample_id if isinstance(sample, Skip) else sample.id
+        if name in seen:
+            raise ValueError(f"the sample id {name!r} occurs twice; ids tell images apart, give each its own")
+        seen.add(name)
+        ids.append(name)
+        if isinstance(sample, Sample):
+            yield sample
+        bar.update()
+
+
+def cut(samples: Iterator[Sample | Skip], batch: int) -> Iterator[list[Sample | Skip]]:
+    """The samples in groups of ``batch``, the last one smaller."""
+    while group := list(islice(samples, batch)):
+        yield group

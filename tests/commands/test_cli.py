@@ -1,0 +1,267 @@
+"""The command line: what a user types, sees and finds in the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import interp
+from interp import cli, plugins
+from interp.commands import _session as session
+from interp.commands import demo
+from interp.images import read_image
+from interp.models import _identity as identity
+from interp.report import html
+from interp.report import ranking as report
+from interp.report.run import Run
+
+METRICS = ["pointing_game", "mass_in_mask", "image_mass"]
+TABLES = ("heads", "reductions", "phrases", "localization", "agreement")
+
+
+@pytest.fixture(scope="module")
+def model(make_tiny_llava, tmp_path_factory) -> str:
+    """Folder of a tiny LLaVA with random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    for part in make_tiny_llava():
+        part.save_pretrained(folder)
+    return str(folder)
+
+
+def rank(model: str, out: Path, *more: str, samples: int = 6) -> list[str]:
+    command = ["rank", model, "scenes", "--samples", str(samples), "--batch", "2", "--out", str(out)]
+    return [*command, "--metrics", *METRICS, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory) -> Path:
+    """A folder with a finished ranking."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert cli.main(rank(model, out)) == 0
+    return out
+
+
+def test_help_costs_less_than_a_second_and_loads_nothing_heavy():
+    code = (
+        "import sys, contextlib\nfrom interp.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print(sorted({'torch', 'numpy', 'transformers', 'matplotlib', 'pandas'} & set(sys.modules)))"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "which" in output.lower() and output.endswith("[]\n")
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1  # not wall time: machines are busy
+
+
+def test_list_has_a_line_for_every_plug_in_without_loading_torch():
+    code = "import sys; from interp.cli import main; main(['list']); print('torch' in sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for kind in plugins.KINDS:
+        for name in plugins.names(kind):
+            assert re.search(rf"^  {name} +\S+", output, re.M), name
+    assert output.endswith("False\n") and "(no docstring)" not in output
+
+
+def test_rank_leaves_tables_figures_manifest_and_report(finished, model):
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["arguments"]["model"] == model and manifest["arguments"]["metrics"] == METRICS
+    assert manifest["arguments"]["samples"] == 6 and manifest["seed"] == 0 and manifest["finished"]
+    assert manifest["weights"] == identity.hash_weights(interp.load(model).model)
+    heads = pd.read_parquet(finished / "heads.parquet")
+    assert len(heads) == 3 * 12 and set(heads["metric"]) == set(METRICS)
+    assert {f"{name}.parquet" for name in TABLES} <= {p.name for p in finished.iterdir()}
+    figures = {p.name for p in (finished / "figures").iterdir()}
+    assert figures == {f"{kind}_{m}.png" for kind in ("heads", "layers") for m in METRICS} | {"gallery.png"}
+
+
+def test_the_report_is_one_file_that_asks_for_nothing_else(finished):
+    page = (finished / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 7
+    assert not re.findall(r'(?:src|href)="(?!data:)|@import|url\(|https?://', page)
+
+
+def test_the_report_says_the_numbers_of_the_tables(finished):
+    page = (finished / "report.html").read_text()
+    heads = pd.read_parquet(finished / "heads.parquet")
+    best = heads[heads["metric"] == "pointing_game"].sort_values("mean", ascending=False, kind="stable").iloc[0]
+    name = f"L{best['layer']} H{best['head']}"
+    text = report.headline(Run.read(finished))
+    assert f"{name}: pointing game {best['mean']:.3f} (95 % interval {best['low']:.3f} to {best['high']:.3f})" in text
+    assert f"{best['null']:.3f} on masks of other images and {best['chance']:.3f} by chance" in text
+    assert text.replace("<", "&lt;") in page
+    for _, row in pd.read_parquet(finished / "reductions.parquet").iterrows():
+        assert html.number(row["mean"]) in page
+
+
+def test_the_report_says_when_heads_ground_and_when_none_does(finished, tmp_path):
+    heads = pd.read_parquet(finished / "heads.parquet")
+    pointing = heads["metric"] == "pointing_game"
+    for p, said in ((0.001, "2 of 12 heads of"), (0.2, "No head of")):
+        run = Run(tmp_path, Run.read(finished).manifest)
+        heads["p_corrected"] = np.where(
+            pointing & heads["rank"].le(heads.loc[pointing, "rank"].nsmallest(2).max()), p, 0.9
+        )
+        if p < 0.05:
+            chosen = heads.index[pointing][:2]
+            heads["p_corrected"] = np.where(heads.index.isin(chosen), p, 0.9)
+        run.write_table("heads", heads)
+        run.write_table("reductions", pd.read_parquet(finished / "reductions.parquet"))
+        assert report.headline(run).startswith(said)
+
+
+def test_the_report_names_what_was_skipped_and_escapes_it(finished):
+    run = Run.read(finished)
+    run.manifest["skipped"] = [{"sample_id": str(i), "reason": "no <b>noun</b> phrase"} for i in range(7)]
+    page = html.template  # the same template, into another folder
+    assert page("ranking")
+    written = report.page(Run(finished, run.manifest)).read_text()
+    assert "no &lt;b&gt;noun&lt;/b&gt; phrase" in written and "<b>noun" not in written and "<td>7</td>" in written
+
+
+def test_a_run_killed_with_9_ends_with_the_same_bytes_and_computes_nothing_twice(finished, model, tmp_path):
+    out = tmp_path / "killed"
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "interp.cli", *rank(model, out)], env=environment, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not list(out.glob("parts/scores-*.npz")):
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("parts/*.npz")}
+    assert before and not (out / "report.html").exists(), "it was to be killed midway"
+    assert cli.main(rank(model, out)) == 0
+    after = {p.name: p.stat().st_mtime_ns for p in out.glob("parts/*.npz")}
+    assert before.items() <= after.items() and len(after) == 4
+    for name in TABLES:
+        assert (out / f"{name}.parquet").read_bytes() == (finished / f"{name}.parquet").read_bytes()
+    for figure in (finished / "figures").iterdir():
+        assert figure.read_bytes() == (out / "figures" / figure.name).read_bytes()
+
+
+def test_a_finished_run_is_not_computed_again(finished, model, monkeypatch):
+    monkeypatch.setattr("interp.ranking.measure.captures", lambda *a, **k: pytest.fail("captured again"))
+    monkeypatch.setattr("interp.ranking.examples.captures", lambda *a, **k: pytest.fail("captured again"))
+    before = (finished / "heads.parquet").read_bytes()
+    assert cli.main(rank(model, finished)) == 0
+    assert (finished / "heads.parquet").read_bytes() == before
+
+
+def test_another_run_in_the_folder_is_refused_with_the_difference(finished, model, capsys):
+    assert cli.main(rank(model, finished, "--seed", "5")) == 2
+    error = capsys.readouterr().err
+    assert "seed was 0, now 5" in error and "--force" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": "no-such-model"}, "'no-such-model' is no folder"),
+        ({"dataset": "scene"}, "did you mean 'scenes'?"),
+        ({"metrics": ["pointing"]}, "did you mean 'pointing_game'?"),
+        ({"split": "tset"}, "tset"),
+    ],
+)
+def test_bad_input_gets_one_message_and_exit_code_2(model, tmp_path, capsys, change, said):
+    values = {"model": model, "dataset": "scenes", "metrics": METRICS, "split": "test"} | change
+    command = ["rank", values["model"], values["dataset"], "--samples", "2", "--out", str(tmp_path / "run")]
+    assert cli.main([*command, "--split", values["split"], "--metrics", *values["metrics"]]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and error.splitlines()[-1].startswith("interp: ") and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "many"])
+def test_a_number_of_samples_that_is_none_is_refused(model, tmp_path, capsys, number):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["rank", model, "scenes", f"--samples={number}", "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2 and f"{number!r} is not a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_an_unreadable_image_is_named_before_the_model_is_loaded(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(session, "load", lambda options: pytest.fail("loaded a model for nothing"))
+    (tmp_path / "photo.png").write_text("no image")
+    assert cli.main(["capture", model, str(tmp_path / "photo.png"), "What?", "--out", str(tmp_path / "run")]) == 2
+    assert "photo.png" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_on_either_side_of_the_command(tmp_path):
+    command = ["rank", "no-such-model", "scenes", "--samples", "1", "--out", str(tmp_path / "run")]
+    for arguments in (["--debug", *command], [*command, "--debug"]):
+        with pytest.raises(LookupError, match="no-such-model"):
+            cli.main(arguments)
+
+
+def test_an_error_of_ours_is_not_blamed_on_the_user(monkeypatch, capsys):
+    def fail(options):
+        raise KeyError("layers")
+
+    monkeypatch.setattr(demo, "run", fail)
+    assert cli.main(["demo", "--out", "x"]) == 1
+    assert "unexpected KeyError" in capsys.readouterr().err
+
+
+def test_control_c_says_that_the_run_goes_on_with_the_same_command(monkeypatch, capsys):
+    def interrupt(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run", interrupt)
+    assert cli.main(["demo", "--out", "x"]) == 130
+    assert "The same command goes on" in capsys.readouterr().err
+
+
+def test_capture_writes_the_rows_that_the_library_gives(model, tmp_path, photo):
+    from PIL import Image
+
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    prompt, answer = "Is it <b>bold</b>?", "A dog and a small table."
+    command = [
+        "capture",
+        model,
+        str(tmp_path / "photo.png"),
+        prompt,
+        "--answer",
+        answer,
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert cli.main(command) == 0
+    expected = interp.capture(interp.load(model), read_image(photo), prompt, answer)
+    with np.load(tmp_path / "run" / "capture.npz") as arrays:
+        np.testing.assert_array_equal(arrays["attention"], expected.attention.numpy())
+        np.testing.assert_array_equal(arrays["mean"], expected.mean.numpy())
+        np.testing.assert_array_equal(arrays["kept"], expected.kept)
+        assert tuple(arrays["box"]) == expected.grid.box
+        phrases = json.loads(str(arrays["phrases"]))
+    assert [p["text"] for p in phrases] == ["A dog", "a small table"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Is it &lt;b&gt;bold" in page and page.count("data:image/png") == 3 and "“a small table”" in page
+
+
+def test_the_demo_ends_by_naming_the_report(model, tmp_path, capsys):
+    assert cli.main(["demo", "--model", model, "--samples", "3", "--out", str(tmp_path / "demo")]) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.endswith(str(tmp_path / "demo" / "report.html")) and (tmp_path / "demo" / "report.html").exists()
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert 'href="heads/report.html"' in page and "data:image/png" in page
+    assert (tmp_path / "demo" / "heads" / "report.html").exists()
+
+
+def test_the_demo_without_the_weights_says_how_to_get_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("INTERP_DATA", str(tmp_path))
+    assert cli.main(["demo", "--out", str(tmp_path / "demo")]) == 2
+    error = capsys.readouterr().err
+    assert f"mini-llava is not in {tmp_path}" in error and "train_mini_llava.py" in error and "--model" in error
