@@ -38,7 +38,8 @@ from interp.plots.style import BEST, MEAN, style
 from interp.report.files import write_bytes
 from interp.report.run import Run
 from interp.statistics import intervals
-from interp.types import Head, HeadScores, Prompts, Sample, Skip
+from interp.statistics.scores import HeadScores
+from interp.types import Head, Prompts, Sample, Skip
 from interp.work.store import key_of
 
 TOP = {"top 1": 1, "top 3": 3, "top 10": 10}

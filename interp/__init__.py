@@ -37,7 +37,7 @@ _HOME = {
     "load_segmenter": "interp.segmenters._load",
     "Capture": "interp.types",
     "Head": "interp.types",
-    "HeadScores": "interp.types",
+    "HeadScores": "interp.statistics.scores",
     "LensPrompt": "interp.answer.lens",
     "PatchGrid": "interp.types",
     "Phrase": "interp.types",

@@ -23,7 +23,8 @@ from interp.causation.usual import reference as reference_of
 from interp.contracts import Metric
 from interp.models._identity import fingerprint, setup
 from interp.statistics import summary
-from interp.types import HeadScores, Sample, Skip, Weighting
+from interp.statistics.scores import HeadScores
+from interp.types import Sample, Skip, Weighting
 from interp.work.samples import repeatable
 from interp.work.store import Memory, Store, key_of
 

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from interp.causation.units import Units
-from interp.types import HeadScores, Skip
+from interp.statistics.scores import HeadScores
+from interp.types import Skip
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from interp.causation.tables import contrast_table, correlations, edge_table, la
 from interp.causation.usual import reference as reference_of
 from interp.ranking.result import TOP
 from interp.ranking.study import rank
+from interp.statistics.scores import HeadScores
 from interp.statistics.summary import summarise
-from interp.types import HeadScores, Sample, Skip, Weighting
+from interp.types import Sample, Skip, Weighting
 from interp.work.samples import Again, repeatable
 from interp.work.store import Memory, Store
 

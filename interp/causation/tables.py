@@ -13,7 +13,7 @@ from interp.causation.result import Effects
 from interp.causation.setting import EDGES
 from interp.statistics import intervals
 from interp.statistics.contrasts import differences
-from interp.types import HeadScores
+from interp.statistics.scores import HeadScores
 
 REPEATS = 2000
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from interp.ranking.result import TOP
-from interp.types import HeadScores, Skip
+from interp.statistics.scores import HeadScores
+from interp.types import Skip
 
 EFFECTS: dict[str, tuple[str, str]] = {"normalise": ("none", "answer"), "query": ("self", "predicting")}
 """Setting that is varied -> the two that are compared, the second less the first."""

@@ -17,7 +17,7 @@ from interp.comparison.result import Comparison, Measured, NothingToCompare
 from interp.statistics import contrasts, intervals
 from interp.statistics.contrasts import KEY
 from interp.statistics.nulls import half
-from interp.types import HeadScores
+from interp.statistics.scores import HeadScores
 
 
 def compared(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.types import Head, HeadScores, Sample
+from interp.statistics.scores import HeadScores
+from interp.types import Head, Sample
 
 METRICS = ("pointing_game", "average_precision")
 """What is measured unless told otherwise."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
 
-from interp.evaluation.instances import parser_vectors
+from interp.answer.parser import load_parser
 
 Encoder = Callable[[list[str]], Float[np.ndarray, "text dim"]]
 BERT = "bert-base-uncased"
@@ -65,3 +66,28 @@ def encoder(name: str, device: str | None = None) -> Encoder:
             "the spaCy pipeline has no word vectors; install en_core_web_md or en_core_web_lg, or name a BERT's folder"
         )
     return vectors
+
+
+Vectors = Callable[[list[str]], Float[np.ndarray, "text dim"]]
+"""Texts -> one vector each; a row of zeros for a word without one."""
+
+
+def cosine(a: Float[np.ndarray, "first dim"], b: Float[np.ndarray, "second dim"]) -> Float[np.ndarray, "first second"]:
+    """Cosine of every row with every other, -1..1; 0 where a row is all zeros, as scikit-learn has it."""
+    length = [np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b)]
+    unit = [x / np.where(n > 0, n, 1) for x, n in zip((a, b), length, strict=True)]
+    return (unit[0] @ unit[1].T).astype(np.float64)
+
+
+def parser_vectors(name: str | None = None) -> Vectors | None:
+    """The word vectors of the spaCy pipeline; None if it has none (the small pipelines: their ``vector`` is the
+    parser's own state, not a word's meaning)."""
+    parser = load_parser(name)
+    if not parser.vocab.vectors_length:
+        return None
+
+    @lru_cache(maxsize=65536)
+    def vector(text: str) -> np.ndarray:
+        return np.asarray(parser.make_doc(text).vector, dtype=np.float64)
+
+    return lambda texts: np.stack([vector(text) for text in texts])

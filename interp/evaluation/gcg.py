@@ -15,8 +15,8 @@ from jaxtyping import Float
 
 from interp.evaluation import captions
 from interp.evaluation import tables as summary
-from interp.evaluation.encoders import Encoder
-from interp.evaluation.instances import Instance, coco_precision, cosine
+from interp.evaluation.encoders import Encoder, cosine
+from interp.evaluation.instances import Instance, coco_precision
 from interp.evaluation.overlap import pairwise_iou
 from interp.evaluation.result import Record
 from interp.evaluation.tables import Evaluated, Measure

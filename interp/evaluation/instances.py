@@ -9,25 +9,21 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.answer.parser import load_parser
 from interp.answer.targets import match_targets
 from interp.evaluation import tables as summary
+from interp.evaluation.encoders import Vectors, cosine, parser_vectors
 from interp.evaluation.overlap import RLE, areas, from_rle
 from interp.evaluation.result import Found, Record
 from interp.evaluation.tables import Evaluated, Measure
 from interp.types import Phrase, Target
-
-Vectors = Callable[[list[str]], Float[np.ndarray, "text dim"]]
-"""Texts -> one vector each; a row of zeros for a word without one."""
 
 THRESHOLD = 0.5
 STATS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -146,27 +142,6 @@ def categories_of(
     likeness = cosine(own, theirs)
     best = likeness.argmax(1)
     return [categories[int(k)] if likeness[i, k] >= threshold else None for i, k in enumerate(best)]
-
-
-def cosine(a: Float[np.ndarray, "first dim"], b: Float[np.ndarray, "second dim"]) -> Float[np.ndarray, "first second"]:
-    """Cosine of every row with every other, -1..1; 0 where a row is all zeros, as scikit-learn has it."""
-    length = [np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b)]
-    unit = [x / np.where(n > 0, n, 1) for x, n in zip((a, b), length, strict=True)]
-    return (unit[0] @ unit[1].T).astype(np.float64)
-
-
-def parser_vectors(name: str | None = None) -> Vectors | None:
-    """The word vectors of the spaCy pipeline; None if it has none (the small pipelines: their ``vector`` is the
-    parser's own state, not a word's meaning)."""
-    parser = load_parser(name)
-    if not parser.vocab.vectors_length:
-        return None
-
-    @lru_cache(maxsize=65536)
-    def vector(text: str) -> np.ndarray:
-        return np.asarray(parser.make_doc(text).vector, dtype=np.float64)
-
-    return lambda texts: np.stack([vector(text) for text in texts])
 
 
 def _bare(text: str) -> str:

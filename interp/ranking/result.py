@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from interp.types import HeadScores, Skip
+from interp.statistics.scores import HeadScores
+from interp.types import Skip
 
 TOP = {"top1": 1, "top3": 3, "top10": 10}
 

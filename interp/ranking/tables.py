@@ -15,7 +15,8 @@ from interp.ranking.reductions import REDUCTIONS, score_top
 from interp.ranking.result import MASK_FREE, TOP, NothingToRank, Ranking
 from interp.statistics import summary
 from interp.statistics.nulls import half
-from interp.types import Head, HeadScores
+from interp.statistics.scores import HeadScores
+from interp.types import Head
 
 
 def ranking_of(

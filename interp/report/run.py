@@ -12,11 +12,9 @@ when they are read; a damaged one counts as missing.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import io
 import json
 import os
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -27,12 +25,10 @@ from urllib.parse import quote
 import numpy as np
 
 from interp.report.files import write_bytes
+from interp.work.versions import versions
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-VERSIONED = ("interp", "torch", "transformers", "diffusers", "peft", "pillow", "spacy", "numpy", "pandas", "pyarrow")
 
 
 _OURS = (
@@ -57,17 +53,6 @@ _DIGEST = hashlib.sha256().digest_size
 
 class RunConflict(ValueError):
     """The folder holds a run with other arguments, weights or versions; the message names the difference."""
-
-
-def versions() -> dict[str, str]:
-    """Version of Python and of each package whose version can change a result; ``absent`` if not installed."""
-    found = {"python": platform.python_version()}
-    for package in VERSIONED:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "absent"
-    return found
 
 
 class Run:

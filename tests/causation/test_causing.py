@@ -12,7 +12,7 @@ from test_effects import CAUSE, ONLOOKER, identity_scenes, plant_cause
 
 import interp
 from interp.causation.tables import correlations
-from interp.types import HeadScores
+from interp.statistics.scores import HeadScores
 
 SEED = 1
 

@@ -6,7 +6,8 @@ import pytest
 from interp.emergence.lags import half_way, lags
 from interp.emergence.result import Measurement
 from interp.emergence.tables import emergence, first_lasting, onsets
-from interp.types import Head, HeadScores
+from interp.statistics.scores import HeadScores
+from interp.types import Head
 
 STEPS = (0, 5, 20, 100, 400)
 LAYERS, HEADS, IMAGES = 2, 4, 30

@@ -17,6 +17,7 @@ from test_series import add_checkpoint
 
 import interp
 from interp.cli import main
+from interp.emergence import batch as measuring
 from interp.emergence import study as emerging
 from interp.ranking.result import NothingToRank
 from interp.report.run import Run
@@ -81,8 +82,8 @@ def test_a_finished_series_is_not_computed_again_and_a_new_checkpoint_costs_only
     (grown / "checkpoint-15" / "model.safetensors").write_bytes(b"cut")
     series = interp.series(grown)
     assert [p.step for p in series.sound] == [0, 10, 20, 40, 80]
-    scored, real = [], emerging.batches.score_batch
-    monkeypatch.setattr(emerging.batches, "score_batch", lambda *a: scored.append(1) or real(*a))
+    scored, real = [], measuring.score_batch
+    monkeypatch.setattr(measuring, "score_batch", lambda *a: scored.append(1) or real(*a))
     after = emerging.emerge(series.load(), series, SAMPLES[20:], store=again, **OPTIONS)
     assert not scored and after.computed == 0  # step 80 is the same checkpoint as step 40, by its bytes
     pd.testing.assert_frame_equal(after.tables.heads.query("step < 80"), before.tables.heads)

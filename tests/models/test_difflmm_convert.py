@@ -15,7 +15,8 @@ from torch import nn
 import interp
 from interp.cli import main
 from interp.models import difflmm
-from interp.models.difflmm.convert import ConversionError, convert
+from interp.models.difflmm.convert import convert
+from interp.models.difflmm.released import ConversionError
 
 CLIP_WIDTH, CAPTION, CHANNELS, FEATURE, TEXT, CELLS = 16, 12, 16, 8, 32, 64
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -396,7 +397,7 @@ def test_an_adapter_of_another_model_is_told_apart_from_a_broken_difflmm(copied)
 
 
 def test_a_source_that_cannot_be_reached_is_not_called_incomplete(parts, tmp_path, monkeypatch):
-    monkeypatch.setattr("interp.models.difflmm.convert.is_offline_mode", lambda: True)
+    monkeypatch.setattr("interp.models.difflmm.released.is_offline_mode", lambda: True)
     with pytest.raises(OSError, match="nobody/nothing is no folder"):
         convert("nobody/nothing", tmp_path / "out", **others(parts))
 

@@ -13,12 +13,11 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import is_offline_mode
 from torch import Tensor
 from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, GenerationConfig
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -28,44 +27,26 @@ from interp.models.difflmm.configuration import SCHEDULER, DiffLMMConfig
 from interp.models.difflmm.encoder import number, until_up_block, without_decoder
 from interp.models.difflmm.modelling import DiffLMMForConditionalGeneration
 from interp.models.difflmm.processing import CHAT_TEMPLATE, DiffLMMProcessor
+from interp.models.difflmm.released import (
+    CLIP,
+    DIFFUSION,
+    FILES,
+    LANGUAGE_MODEL,
+    ConversionError,
+    file_of,
+    gap,
+    in_llava,
+    needless,
+    projector_of,
+    refuse,
+    rows_in,
+    settings_of,
+)
 
-LANGUAGE_MODEL = "lmsys/vicuna-7b-v1.5"
-DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-CLIP = "openai/clip-vit-large-patch14-336"
-TRAINED = "non_lora_trainables.bin"
-FILES = (TRAINED, "config.json", "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 CONVERTER = 2
 """Raised whenever the same parts give another folder than before: what is in the cache is then converted anew."""
 NORMALISATIONS = ("released", "paper")
 PARTS = ("language_model", "diffusion", "clip", "normalisation")
-PREFIX = "base_model.model.model.mm_projector."
-NAMES = {
-    "clip_projector.": "captioner.",
-    "clip_pe": "caption_position",
-    "sd_norm_layer.": "norm.",
-    "sd_proj_layer.": "reduce.",
-    "linear.": "linear.",
-    "vt_pe": "position",
-}
-"""Released name -> name here, each with all that follows it."""
-SETTINGS = {
-    "mm_vision_resolution": "image_size",
-    "mm_vision_sd_timestep": "timestep",
-    "mm_vision_sd_ensemble_size": "ensemble_size",
-    "mm_vision_select_layer": "up_block_index",
-}
-"""What a released ``config.json`` says -> what it is called here."""
-ALWAYS = ("mm_vision_sd_implicit_caption", "mm_vision_sd_concat_clip")
-"""What must be on where a released ``config.json`` speaks of it: the implicit captioner, and CLIP's own tokens."""
-UNUSED = {
-    "clip": ("text_model.", "logit_scale", "text_projection.", "visual_projection.", "position_ids"),
-    "language model": ("rotary_emb.inv_freq",),
-}
-"""Parts of names that a checkpoint may hold and DiffLMM does not need."""
-
-
-class ConversionError(ValueError):
-    """Parts that are incomplete, do not fit or hold what nobody asked for; the message lists the keys."""
 
 
 def convert(
@@ -95,21 +76,21 @@ def convert(
         raise ValueError(f"normalisation is {normalisation!r}; expected 'released' or 'paper'")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already; remove it or give another folder")
-    projector = _projector(source, hub)
+    projector = projector_of(source, hub)
     parts, sizes = _frozen_parts(diffusion, clip)
     text, tokenizer = _language_model(source, language_model, hub)
     config = DiffLMMConfig(
         **sizes,
-        **_settings(source, hub),
+        **settings_of(source, hub),
         text_config=text.config,
-        captioner_hidden_size=_rows(projector, "captioner.0.weight"),
-        projector_feature_size=_rows(projector, "reduce.0.weight"),
+        captioner_hidden_size=rows_in(projector, "captioner.0.weight"),
+        projector_feature_size=rows_in(projector, "reduce.0.weight"),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
     until_up_block(parts["diffusion.unet"], config.up_block_index)
     weights = {f"model.{name}.{k}": v for name, part in parts.items() for k, v in part.state_dict().items()}
     weights |= {f"model.multi_modal_projector.{k}": v for k, v in projector.items()}
-    weights |= {_in_llava(k): v for k, v in text.state_dict().items()}
+    weights |= {in_llava(k): v for k, v in text.state_dict().items()}
     model = _assembled(config, weights, dtype or text.dtype)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
@@ -120,7 +101,7 @@ def convert(
     try:
         model.save_pretrained(partial)
         processor = DiffLMMProcessor.from_config(config, tokenizer, **normal)
-        processor.chat_template = CHAT_TEMPLATE.replace("<image>\n", f"<image>{_gap(tokenizer)}\n")
+        processor.chat_template = CHAT_TEMPLATE.replace("<image>\n", f"<image>{gap(tokenizer)}\n")
         processor.save_pretrained(partial)
         made_of = {"source": source, "language_model": language_model, "diffusion": diffusion, "clip": clip}
         (partial / "conversion.json").write_text(json.dumps({**made_of, "normalisation": normalisation}, indent=1))
@@ -143,7 +124,7 @@ def converted(
     """The folder of that conversion in the cache ($INTERP_CACHE, else beside Hugging Face's); made on first use."""
     from huggingface_hub.constants import HF_HOME
 
-    files = [Path(place) for name in FILES if (place := _file(source, name, hub))]
+    files = [Path(place) for name in FILES if (place := file_of(source, name, hub))]
     made_of: list[Any] = [CONVERTER, *((str(file.absolute()), file.stat().st_mtime_ns) for file in files)]
     made_of += [language_model, diffusion, clip, normalisation]
     cache = Path(os.environ.get("INTERP_CACHE") or Path(HF_HOME) / "interp")
@@ -154,41 +135,6 @@ def converted(
     return folder
 
 
-def _file(source: str | os.PathLike[str], name: str, hub: Mapping[str, Any]) -> str | None:
-    """Where the file lies; None if the source has no such file. A source that cannot be reached is an OSError."""
-    asked = {k: v for k, v in hub.items() if k != "trust_remote_code"}
-    return cached_file(source, name, **asked, _raise_exceptions_for_missing_entries=False)
-
-
-def _projector(source: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The released projector's weights under the names that they have here; the convolution of 1 x 1 as a matrix."""
-    path = _file(source, TRAINED, hub)
-    if path is None and is_offline_mode() and not Path(source).is_dir():
-        raise OSError(
-            f"{source} is no folder, its {TRAINED} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
-        )
-    if path is None:
-        raise ConversionError(f"{source} holds no {TRAINED}; expected a folder or hub id of released DiffLMM weights")
-    found, left = {}, []
-    for key, weight in torch.load(path, map_location="cpu", weights_only=True).items():
-        old = next((old for old in NAMES if key.startswith(PREFIX + old)), None)
-        if old is None:
-            left.append(key)
-            continue
-        found[NAMES[old] + key.removeprefix(PREFIX + old)] = weight.flatten(1) if weight.ndim == 4 else weight
-    if left and not found:
-        raise ConversionError(
-            f"{TRAINED} of {source} is not of a DiffLMM: it holds {', '.join(sorted(left)[:3])}, expected keys such as "
-            f"{PREFIX}sd_norm_layer.weight. Merge adapters of other models with PEFT and load the merged folder"
-        )
-    _refuse(f"{TRAINED} of {source}", [], left)
-    return found
-
-
-def _rows(projector: Mapping[str, Tensor], name: str) -> int | None:
-    return len(projector[name]) if name in projector else None  # if it is missing, `_assembled` will say so
-
-
 def _frozen_parts(diffusion: str, clip: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """CLIP, the autoencoder without its decoder and the U-Net, by their places in DiffLMM; and their configurations."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -196,12 +142,12 @@ def _frozen_parts(diffusion: str, clip: str) -> tuple[dict[str, Any], dict[str, 
 
     found: Any = CLIPVisionModel.from_pretrained(clip, output_loading_info=True)
     vision, info = found
-    _refuse(clip, info["missing_keys"], _needless(info["unexpected_keys"], "clip"))
+    refuse(clip, info["missing_keys"], needless(info["unexpected_keys"], "clip"))
     kinds: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
     loaded = {}
     for name, kind in kinds.items():
         loaded[name], info = kind.from_pretrained(diffusion, subfolder=name, output_loading_info=True)
-        _refuse(f"{diffusion}/{name}", info["missing_keys"], info["unexpected_keys"])
+        refuse(f"{diffusion}/{name}", info["missing_keys"], info["unexpected_keys"])
     path = cached_file(diffusion, "scheduler_config.json", subfolder="scheduler")
     scheduler = {k: v for k, v in json.loads(Path(str(path)).read_text()).items() if k in SCHEDULER}
     sizes = {f"{name}_config": {k: v for k, v in part.config.items() if k[0] != "_"} for name, part in loaded.items()}
@@ -223,7 +169,7 @@ def _language_model(source: str, language_model: str, hub: Mapping[str, Any]) ->
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(language_model, dtype="auto", output_loading_info=True)
     text, info = loaded
-    _refuse(language_model, info["missing_keys"], _needless(info["unexpected_keys"], "language model"))
+    refuse(language_model, info["missing_keys"], needless(info["unexpected_keys"], "language model"))
     asked = {k: v for k, v in hub.items() if k != "trust_remote_code"}
     found = load_peft_weights(source, device="cpu", **asked).keys()
     with warnings.catch_warnings():
@@ -231,7 +177,7 @@ def _language_model(source: str, language_model: str, hub: Mapping[str, Any]) ->
         warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error below, with their names
         adapted = PeftModel.from_pretrained(text, source, is_trainable=False, torch_device="cpu", **asked)
     expected = get_peft_model_state_dict(adapted).keys()
-    _refuse(f"the adapter of {source}", expected - found, found - expected)
+    refuse(f"the adapter of {source}", expected - found, found - expected)
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token
@@ -239,39 +185,12 @@ def _language_model(source: str, language_model: str, hub: Mapping[str, Any]) ->
     return adapted.merge_and_unload(), tokenizer
 
 
-def _settings(source: str, hub: Mapping[str, Any]) -> dict[str, Any]:
-    path = _file(source, "config.json", hub)
-    given = json.loads(Path(path).read_text()) if path else {}
-    if wrong := [f"{name} {given[name]!r}" for name in ALWAYS if not given.get(name, True)]:
-        raise ConversionError(f"config.json of {source} has {', '.join(wrong)}; expected true: DiffLMM has both")
-    return {ours: given[theirs] for theirs, ours in SETTINGS.items() if given.get(theirs) is not None}
-
-
-def _gap(tokenizer: Any) -> str:
-    """What stands between image and line break in the template, so that the tokens are those of the released code.
-
-    That code tokenises what follows the image by itself, and a SentencePiece tokenizer begins each text with a space of
-    its own, which it leaves out behind another token: without it the prompt is a token short.
-    """
-    image, behind = tokenizer.convert_tokens_to_ids("<image>"), tokenizer("\nA", add_special_tokens=False)["input_ids"]
-    wanted = [*tokenizer("USER: ")["input_ids"], image, *behind]
-    fitting = (gap for gap in ("", " ") if tokenizer(f"USER: <image>{gap}\nA")["input_ids"] == wanted)
-    found = next(fitting, None)
-    if found is None:
-        warnings.warn("around the image this tokenizer gives other tokens than the released code", stacklevel=2)
-    return found or ""
-
-
-def _in_llava(key: str) -> str:
-    return key if key.startswith("lm_head.") else f"model.language_model.{key.removeprefix('model.')}"
-
-
 def _assembled(config: DiffLMMConfig, weights: dict[str, Tensor], dtype: torch.dtype) -> Any:
     """The model with exactly these weights."""
     with torch.device("meta"):
         model = DiffLMMForConditionalGeneration(config)
     own = model.state_dict()
-    _refuse("DiffLMM made of these parts", own.keys() - weights.keys(), weights.keys() - own.keys())
+    refuse("DiffLMM made of these parts", own.keys() - weights.keys(), weights.keys() - own.keys())
     if wrong := [
         f"{k} {tuple(v.shape)} for {tuple(own[k].shape)}" for k, v in weights.items() if v.shape != own[k].shape
     ]:
@@ -279,14 +198,3 @@ def _assembled(config: DiffLMMConfig, weights: dict[str, Tensor], dtype: torch.d
     model.load_state_dict({k: v.to(dtype) for k, v in weights.items()}, assign=True)
     model.config.dtype = dtype
     return model
-
-
-def _needless(unexpected: Iterable[str], part: str) -> list[str]:
-    return [key for key in unexpected if not any(name in key for name in UNUSED[part])]
-
-
-def _refuse(what: str, missing: Iterable[str], left: Iterable[str]) -> None:
-    problems = [f"missing keys: {', '.join(sorted(missing))}"] * bool(missing)
-    problems += [f"keys left over: {', '.join(sorted(left))}"] * bool(left)
-    if problems:
-        raise ConversionError(f"{what}: {'; '.join(problems)}")
