@@ -19,6 +19,15 @@ Query = Literal["predicting", "self"]
 """Which row stands for an answer token: the row of the token before it, which predicts it, or its own row."""
 
 
+Rows = Literal["mean", "first", "last"]
+"""Which of a word's rows make its map: the mean over its tokens, or the first or last token's alone. The row that
+predicts the first token is the only one that cannot have read the word."""
+
+
+By = Literal["specificity", "mean"]
+"""What heads are chosen by: how well they tell the named thing from the others, or their mean score."""
+
+
 Weighting = Literal["attention", "value"]
 """What a map holds: attention, or attention times the norm of what the head would pass on (see `interp.attention`)."""
 
@@ -43,13 +52,22 @@ class Target:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its prompt (plain text, no template, no image placeholder), reference answer and targets."""
+    """One image with its prompt (plain text, no template, no image placeholder), reference answer and targets.
+
+    ``id`` tells samples apart, ``image_id`` images: samples of one image share it, and every interval and test takes
+    the image for its unit of chance. Unless it is given, a sample has an image of its own.
+    """
 
     id: str
     image: UInt8[np.ndarray, "height width 3"]
     prompt: str
     answer: str | None = None
     targets: tuple[Target, ...] = ()
+    image_id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.image_id:
+            object.__setattr__(self, "image_id", self.id)
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,26 @@ at i + 0.5; patch centres lie in the middle of their cells (torch's ``align_corn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.types import Capture, Head, PatchGrid, Phrase, PhraseMaps
+from interp.types import Capture, Head, PatchGrid, Phrase, PhraseMaps, Rows
 
 Heads = str | Sequence[Head | tuple[int, int]]
 """``all``: every head (the paper); ``released``: head H-2 of every layer (the released code); or a list."""
 
 
-def phrase_maps(capture: Capture, normalise: str | Capture = "answer", remove_corners: bool = False) -> PhraseMaps:
+def phrase_maps(
+    capture: Capture, normalise: str | Capture = "answer", remove_corners: bool = False, rows: Rows | str = "mean"
+) -> PhraseMaps:
     """One map per phrase, layer and head: the mean attention of the tokens of the phrase's root word.
+
+    ``rows="first"`` or ``"last"`` takes one token's row alone: later tokens' rows have read the word's beginning, and
+    with the query "predicting" the row of the first is the only one that cannot know the word from reading it.
 
     ``normalise="answer"`` subtracts the mean over all answer tokens, A[i] - mean_j A[j], and with it the sinks that
     every token shares (arXiv 2410.08209, section 3.2). ``"none"`` leaves attention as it is (0..1). The capture of a
@@ -32,9 +38,11 @@ def phrase_maps(capture: Capture, normalise: str | Capture = "answer", remove_co
     Raises:
         ValueError: a phrase's token was not kept, or the generic capture has another shape, box or query.
     """
-    rows = [_rows(capture, phrase) for phrase in capture.phrases]
+    if rows not in get_args(Rows):
+        raise ValueError(f"rows is {rows!r}; expected one of {', '.join(map(repr, get_args(Rows)))}")
+    taken = {"mean": slice(None), "first": slice(1), "last": slice(-1, None)}[rows]
     attention = capture.attention.float()
-    means = [attention[row].mean(0) for row in rows]
+    means = [attention[_rows(capture, phrase)[taken]].mean(0) for phrase in capture.phrases]
     maps = torch.stack(means) if means else attention.new_zeros(0, *attention.shape[1:])
     if isinstance(normalise, Capture):
         generic = _comparable(capture, normalise).mean.to(maps)

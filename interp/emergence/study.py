@@ -78,7 +78,7 @@ def emerge(
         "pool": pool.digest(),
         "version": interp.__version__,
     }
-    plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting, {})
+    plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting, known={})
     job = Job(
         plan,
         series,

@@ -35,6 +35,12 @@ def half(seed: int, sample_id: str) -> int:
     return _digest("half", seed, sample_id)[0] & 1
 
 
+def halves(seed: int, images: Iterable[str]) -> dict[str, int]:
+    """Image id -> 0 or 1: two halves of equal size (or one more), from the seed and the set of ids alone."""
+    ordered = sorted(set(images), key=lambda image: _digest("half", seed, image))
+    return {image: place % 2 for place, image in enumerate(ordered)}
+
+
 @dataclasses.dataclass(frozen=True)
 class MaskPool:
     """Masks of many images at one small resolution (96 x 96 cells over the whole image), one bit a cell.
@@ -55,7 +61,7 @@ class MaskPool:
         for sample in samples:
             for i, target in enumerate(sample.targets):
                 if target.mask.any():
-                    rows.append((sample.id, i, float(target.mask.mean()), np.packbits(_small(target.mask))))
+                    rows.append((sample.image_id, i, float(target.mask.mean()), np.packbits(_small(target.mask))))
         rows.sort(key=lambda row: row[:2])
         bits = np.array([row[3] for row in rows], dtype=np.uint8).reshape(len(rows), SIDE * SIDE // 8)
         usual = np.zeros((SIDE, SIDE))
