@@ -11,6 +11,8 @@ _HOME = {
     "load": "interp.models._load",
     "wrap": "interp.models._load",
     "LMM": "interp.models._lmm",
+    "fingerprint": "interp.models._identity",
+    "hash_weights": "interp.models._identity",
     "record": "interp.attention.record",
     "ablate": "interp.attention.ablation",
     "knockout": "interp.attention.edges",

@@ -72,7 +72,7 @@ def heads_of(text: str, ranking: str | None = None, by: str | None = None) -> He
 
 
 def top_heads(folder: str, k: int, by: str | None = None) -> list[Head]:
-    """The k best heads of a ranking's headline metric, best first; by ``specificity`` or ``mean``, or as the ranking chose.
+    """The k best heads of a ranking's headline metric, best first; by ``specificity`` or ``mean`` (None: as it chose).
 
     Raises:
         FileNotFoundError: the folder holds no ranking.
