@@ -240,7 +240,7 @@ def test_a_bridge_installs_nothing_and_reads_neither_folder_nor_hub(lmm, photo, 
 
 FRESH = """
 import importlib.metadata, logging, sys, warnings
-import interp, interp.capturing, interp.lens
+import interp, interp.answer.capturing, interp.answer.lens
 assert "transformer_lens" not in sys.modules
 def world():
     return logging.getLogger("transformers").level, list(warnings.filters), sorted(

@@ -20,7 +20,8 @@ from interp.types import Sample
 
 DIES_IN_ITS_THIRD_BATCH = """
 import os, signal, sys
-from interp import cli, storage
+from interp import cli
+from interp.report import run as storage
 
 real, done = storage.Run.put, []
 

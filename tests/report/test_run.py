@@ -180,7 +180,7 @@ def test_the_weights_hash_sees_one_changed_value_a_name_and_a_type():
 
 WRITER = """
 import sys, numpy as np
-from interp.storage import Run
+from interp.report.run import Run
 run = Run.open(sys.argv[1], {"n": 1}, weights="w", seed=0)
 computed = 0
 for i in range(400):
