@@ -18,7 +18,10 @@ KINDS = "a path, a PIL image, an array (height, width, 3) or a tensor (3, height
 
 
 class ImageError(ValueError):
-    """Not an image that can be read; the message says what came, what was expected and how to mend it."""
+    """Not an image that can be read: missing, damaged, animated, or of a shape or range with no single reading.
+
+    What to do: the message says what came and how to mend it, such as which axis to move or what to divide by.
+    """
 
 
 def read_image(source: Any, frame: int | None = None) -> UInt8[np.ndarray, "height width 3"]:

@@ -22,7 +22,10 @@ COMMANDS = "commands"
 
 
 class UnknownName(LookupError):
-    """No plug-in of that name; the message lists those that exist."""
+    """No model family, data set, metric, segmenter or command of that name.
+
+    What to do: take one of those that the message lists (``interp list`` shows them all), or add a file of that name.
+    """
 
 
 def names(kind: str) -> list[str]:

@@ -23,7 +23,10 @@ Offsets = Sequence[tuple[int, int]]
 
 
 class PhraseError(ValueError):
-    """A phrase that was asked for cannot be had from this answer; the message says what can."""
+    """A phrase that was asked for is not in the answer, or no token overlaps its root word.
+
+    What to do: ask for one of the phrases that the message lists, or leave ``phrases`` out to get all noun phrases.
+    """
 
 
 def find_phrases(

@@ -31,7 +31,11 @@ from interp.plugins import data_folder
 
 
 class NoSeries(ValueError):
-    """No checkpoints where they were looked for, or no base to lay them over."""
+    """No checkpoints where they were looked for, no steps to order them by, or no base to lay them over.
+
+    What to do: name a folder of ``checkpoint-N``, give ``{step: place}``, or ``revisions`` of a hub id; a base is given
+    as ``base``.
+    """
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ BERT = "bert-base-uncased"
 
 
 class EncoderMissing(LookupError):
-    """A text encoder that cannot be had; the message says what there is."""
+    """The text encoder that mask recall compares phrases with cannot be had.
+
+    What to do: name a BERT's folder or hub id with ``--encoder``, or leave it out: all other measures come without it.
+    """
 
 
 def bert(name: str = BERT, device: str | None = None, batch: int = 64) -> Encoder:
