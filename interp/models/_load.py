@@ -57,7 +57,8 @@ def load(
     Raises:
         UnknownModel: neither a folder, a shipped model nor to be had from the hub.
         interp.plugins.UnknownName: no family module for the model's ``model_type``.
-        BrokenCheckpoint, interp.models._overlay.CheckpointMismatch: weights that are missing, do not fit or are no numbers.
+        BrokenCheckpoint, interp.models._overlay.CheckpointMismatch: weights that are missing, do not fit or are no
+            numbers.
     """
     source, checkpoint = _find(str(name))
     hub = {k: v for k, v in from_pretrained.items() if k in HUB_OPTIONS}
