@@ -50,6 +50,10 @@ def find_phrases(
     Raises:
         PhraseError: a phrase is not in the answer, or no token overlaps its root.
         ParserMissing: no spaCy pipeline is installed.
+
+    >>> found = find_phrases("A brown dog sits.", [(0, 1), (1, 7), (7, 11), (11, 16), (16, 17)])
+    >>> found[0].text, found[0].root, found[0].tokens
+    ('A brown dog', 'dog', (2,))
     """
     doc = parsed(answer, parser)
     if phrases is None:

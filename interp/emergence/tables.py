@@ -103,7 +103,12 @@ def onsets(heads: pd.DataFrame, higher_is_better: Mapping[str, bool], level: flo
 
 
 def first_lasting(sure: Bool[np.ndarray, "step head"], steps: Float[np.ndarray, " step"]) -> Float[np.ndarray, " head"]:
-    """Per head the first step from which it is sure at every step to the end; NaN if it is not at the last."""
+    """Per head the first step from which it is sure at every step to the end; NaN if it is not at the last.
+
+    >>> sure = np.array([[False, True], [True, False], [True, True]])  # 3 steps, 2 heads
+    >>> first_lasting(sure, np.array([0.0, 100.0, 200.0])).tolist()
+    [100.0, 200.0]
+    """
     lasting = np.logical_and.accumulate(sure[::-1])[::-1]
     return np.where(lasting[-1], steps[lasting.argmax(0)], np.nan)
 

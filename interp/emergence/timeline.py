@@ -102,6 +102,10 @@ def series(
 
     Raises:
         NoSeries: no checkpoints there, no base, a step that cannot be told or that occurs twice.
+
+    >>> found = series("mini-llava")
+    >>> found.points[0].step, found.points[-1].step, len(found.sound)
+    (0, 6160, 14)
     """
     name, places, own_base = _places(source, steps, revisions)
     twice = sorted({s for s, _, _ in places if [p[0] for p in places].count(s) > 1})

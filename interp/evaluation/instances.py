@@ -149,7 +149,11 @@ def categories_of(
 
 
 def cosine(a: Float[np.ndarray, "first dim"], b: Float[np.ndarray, "second dim"]) -> Float[np.ndarray, "first second"]:
-    """Cosine of every row with every other, -1..1; 0 where a row is all zeros, as scikit-learn has it."""
+    """Cosine of every row with every other, -1..1; 0 where a row is all zeros, as scikit-learn has it.
+
+    >>> cosine(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([[2.0, 0.0]])).tolist()
+    [[1.0], [0.0]]
+    """
     length = [np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b)]
     unit = [x / np.where(n > 0, n, 1) for x, n in zip((a, b), length, strict=True)]
     return (unit[0] @ unit[1].T).astype(np.float64)

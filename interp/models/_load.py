@@ -59,6 +59,14 @@ def load(
         interp.plugins.UnknownName: no family module for the model's ``model_type``.
         BrokenCheckpoint, interp.models._overlay.CheckpointMismatch: weights that are missing, do not fit or are no
             numbers.
+
+    >>> lmm = load("mini-llava")
+    >>> lmm.layers, lmm.heads
+    (6, 8)
+    >>> load("mini-llama/base")
+    Traceback (most recent call last):
+        ...
+    interp.models._load.UnknownModel: 'mini-llama/base' is no folder with a config.json, no shipped model (...)...
     """
     source, checkpoint = _find(str(name))
     hub = {k: v for k, v in from_pretrained.items() if k in HUB_OPTIONS}
