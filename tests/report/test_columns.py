@@ -15,6 +15,7 @@ from interp.commands import _session as session
 from interp.datasets import scenes
 from interp.evaluation.result import record
 from interp.evaluation.study import evaluate
+from interp.models._lmm import LMM
 from interp.report import emergence
 from interp.report.columns import TABLES, apart, matches
 from interp.statistics.summary import statistics
@@ -41,11 +42,11 @@ def written(models, tmp_path_factory):
     home = tmp_path_factory.mktemp("runs")
     Image.fromarray(scenes.sample("test", 0, size=48).image).save(home / "scene.png")
     first, second = models
-    few = ["scenes", "--samples", "4"]
+    few = ["scenes", "--samples", "3"]
     words = {
         "rank": ["rank", first, *few, "--metrics", *METRICS],
         "emerge": ["emerge", f"0={first},5={second}", *few, "--base", first, "--recall", "--metric", "pointing_game"],
-        "compare": ["compare", first, second, *few, "--names", "A", "B", "--metrics", *METRICS],
+        "compare": ["compare", first, second, *few, "--names", "A", "B", "--metrics", "pointing_game", "--effects"],
         "effects": ["effects", first, *few, "--draws", "1"],
         "segment": ["segment", first, str(home / "scene.png"), "Is it?", "--answer", "A dog.", "--segmenter=threshold"],
     }
@@ -53,6 +54,7 @@ def written(models, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:  # tables alone: the figures would take most of the time
         patch.setattr(session, "keep", lambda run, page, tables, *rest, **more: found.update({command: tables}))
         patch.setattr(emergence, "draw_examples", lambda *asked: None)
+        patch.setattr(LMM, "generate_batch", lambda lmm, images, *asked: ["A dog and a cup."] * len(images))
         for command, asked in words.items():
             assert cli.main([*asked, "--device", "cpu", "--out", str(home / command)]) == 0
     found["segment"] = {"phrases": pd.read_parquet(home / "segment" / "phrases.parquet")}
