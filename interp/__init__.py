@@ -90,10 +90,12 @@ _HOME = {
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'interp' has no attribute {name!r}; it offers: {', '.join(__all__)}")
+if not TYPE_CHECKING:  # or editors would take any name for a good one
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            return getattr(importlib.import_module(_HOME[name]), name)
+        raise AttributeError(f"module 'interp' has no attribute {name!r}; it offers: {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:
