@@ -76,9 +76,12 @@ def api(asked: argparse.Namespace) -> None:
     import pdoc.render
 
     names = modules()
+    vars(interp).update({name: getattr(interp, name) for name in interp.__all__})  # pdoc looks for names that are there
     pdoc.render.configure(docformat="google", template_directory=Path(__file__).parent / "templates" / "api")
-    with warnings.catch_warnings():  # of jaxtyping's axis strings in inherited classes, which are shown as they stand
-        warnings.filterwarnings("ignore", "Error parsing type annotation", UserWarning)
+    with warnings.catch_warnings():
+        # jaxtyping's axis strings in inherited classes are shown as they stand; packages bring their files a second time
+        for told in ("Error parsing type annotation", "The module specification"):
+            warnings.filterwarnings("ignore", told, UserWarning)
         pdoc.pdoc(*names, output_directory=asked.out / "api")
     _write(asked.out, "api.html", floors=[[_room(name, names) for name in floor] for floor in floors()])
 

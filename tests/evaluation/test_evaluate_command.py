@@ -13,7 +13,7 @@ from PIL import Image
 
 from interp import cli
 from interp.datasets import coco, gcg, scenes
-from interp.evaluation import batch
+from interp.evaluation import batch, study
 from interp.evaluation import predictions as results
 from interp.evaluation.overlap import to_rles
 from interp.types import Sample
@@ -163,8 +163,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(model, tmp_path, monk
     assert not (killed / "summary.json").exists()
     assert len(list((killed / "parts").glob("*.npz"))) == 2
     computed = []
-    real = batch._records
-    monkeypatch.setattr(evaluating, "_records", lambda *a: computed.append(len(a[2])) or real(*a))
+    real = study.records_of
+    monkeypatch.setattr(study, "records_of", lambda *a: computed.append(len(a[2])) or real(*a))
     assert cli.main(command("gcg", model, "scenes", killed, *arguments)) == 0
     assert computed == [1]  # the third batch alone, of five samples in twos
     for name in FILES:
@@ -200,7 +200,7 @@ def test_options_that_do_not_fit_are_refused_in_one_line(task, dataset, more, wo
 
 
 def test_images_without_masks_are_refused_before_the_model_answers(model, root, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluating, "captures", None)
+    monkeypatch.setattr(batch, "captures", None)
     out = tmp_path / "run"
     assert cli.main(command("gcg", model, "folder", out, "--root", root / "gcg", "--samples", "2")) == 2
     assert "has a mask to compare with" in capsys.readouterr().err
