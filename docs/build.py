@@ -79,7 +79,7 @@ def api(asked: argparse.Namespace) -> None:
     vars(interp).update({name: getattr(interp, name) for name in interp.__all__})  # pdoc looks for names that are there
     pdoc.render.configure(docformat="google", template_directory=Path(__file__).parent / "templates" / "api")
     with warnings.catch_warnings():
-        # jaxtyping's axis strings in inherited classes are shown as they stand; packages bring their files a second time
+        # jaxtyping's axis strings in inherited classes are shown as they stand; packages bring their files twice
         for told in ("Error parsing type annotation", "The module specification"):
             warnings.filterwarnings("ignore", told, UserWarning)
         pdoc.pdoc(*names, output_directory=asked.out / "api")
