@@ -64,7 +64,7 @@ def emerge(
     model answer at each checkpoint and counts the targets that it names. All else as for `interp.rank`.
 
     Raises:
-        interp.ranking.NothingToRank: no checkpoint could be measured; with the reasons.
+        interp.ranking.result.NothingToRank: no checkpoint could be measured; with the reasons.
         interp.plugins.UnknownName: no metric of that name.
     """
     check(answers, normalise, samples, batch, nulls, weighting)

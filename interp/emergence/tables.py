@@ -2,10 +2,10 @@
 
 A head has two onsets, and never one for the other. *Things*: the first step from which, at every later step as well,
 (1) its own masks beat masks of other images by a sign-flip test over images, corrected for all heads (max-T), at
-``level``, and (2) its 95 % interval lies beyond its null. *Words*: the same of its specificity (`interp.ranking`), above
-0: it tells the thing that the word names from the others of the image. Since an onset must hold at the last step, the
-probability of any onset among heads that do not ground there is at most ``level`` per metric and kind, whatever the
-number of heads and steps.
+``level``, and (2) its 95 % interval lies beyond its null. *Words*: the same of its specificity (`interp.ranking`),
+above 0: it tells the thing that the word names from the others of the image. Since an onset must hold at the last
+step, the probability of any onset among heads that do not ground there is at most ``level`` per metric and kind,
+whatever the number of heads and steps.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def onsets(heads: pd.DataFrame, higher_is_better: Mapping[str, bool], level: flo
       there ("" if none); ``onset_word`` and ``stage_word``: of telling the named thing from the others;
     - ``half_rise``: for heads with an onset, the step at which the mean has come half the way from its first value to
       its last, linear between checkpoints; NaN else;
-    - ``first``, ``final`` mean, ``low`` to ``high`` of the final one, ``null`` and ``p_corrected`` at the last step, and
-      there ``specificity``, ``specificity_low`` to ``specificity_high``, ``p_specific``.
+    - ``first``, ``final`` mean, ``low`` to ``high`` of the final one, ``null`` and ``p_corrected`` at the last step,
+      and there ``specificity``, ``specificity_low`` to ``specificity_high``, ``p_specific``.
     """
     stages = heads.drop_duplicates("step").set_index("step")["stage"]
     frames = []
@@ -120,7 +120,12 @@ def onsets(heads: pd.DataFrame, higher_is_better: Mapping[str, bool], level: flo
 
 
 def first_lasting(sure: Bool[np.ndarray, "step head"], steps: Float[np.ndarray, " step"]) -> Float[np.ndarray, " head"]:
-    """Per head the first step from which it is sure at every step to the end; NaN if it is not at the last."""
+    """Per head the first step from which it is sure at every step to the end; NaN if it is not at the last.
+
+    >>> sure = np.array([[False, True], [True, False], [True, True]])  # 3 steps, 2 heads
+    >>> first_lasting(sure, np.array([0.0, 100.0, 200.0])).tolist()
+    [100.0, 200.0]
+    """
     lasting = np.logical_and.accumulate(sure[::-1])[::-1]
     return np.where(lasting[-1], steps[lasting.argmax(0)], np.nan)
 

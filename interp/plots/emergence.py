@@ -39,8 +39,8 @@ WORDS = Kind("specificity", "specificity_low", "specificity_high", "onset_word",
 
 
 def growth(heads: pd.DataFrame, onsets: pd.DataFrame, metric: str, steps: pd.DataFrame | None = None) -> Figure:
-    """The leading heads over the faint field of all, with 95 % intervals and a ring at each onset: how they come to look
-    at things (score beside its null), below it at the word's thing (specificity, above 0), below it the caption loss.
+    """The leading heads over the faint field of all, with 95 % intervals and a ring at each onset: how they come to
+    look at things (score beside its null), below it at the word's thing (specificity), below it the caption loss.
 
     ``heads``: ``metric step layer head mean low high null`` and ``specificity specificity_low specificity_high``;
     ``onsets``: ``metric layer head onset onset_word final``; ``steps``: with ``step loss loss_low loss_high``. Panels

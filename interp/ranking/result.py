@@ -17,7 +17,11 @@ MASK_FREE = ("image_mass", "spatial_entropy")
 
 
 class NothingToRank(ValueError):
-    """Not one phrase could be scored; the message gives the commonest reasons."""
+    """Not one phrase of any sample could be scored.
+
+    What to do: look at the commonest reasons in the message: answers that name no target, images that cannot be read,
+    or a model whose answers are empty (then ``answers="reference"`` reads the data set's own).
+    """
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,14 @@ def rank(
         interp.plugins.UnknownName: no metric of that name.
         ValueError: a bad argument, or a sample id that occurs twice.
         NothingToRank: no phrase could be scored.
+
+    >>> import interp
+    >>> from interp.datasets import scenes
+    >>> found = interp.rank(interp.load("mini-llava"), scenes.load(samples=2), ["pointing_game"], progress=False)
+    >>> len(found.heads), found.manifest["phrases"]  # a row a head
+    (48, 10)
+    >>> found.scores["pointing_game"].values.shape  # phrase, layer, head
+    (10, 6, 8)
     """
     check(answers, normalise, samples, batch, nulls, weighting)
     check_kinds(answers, rows, mentions, control, by)

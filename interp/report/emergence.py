@@ -111,8 +111,8 @@ def headline(tables: Mapping[str, pd.DataFrame], metric: str) -> str:
     order = tables["orders"].query("metric == @metric").iloc[0]
     if math.isfinite(order["lag"]):
         said.append(
-            f"Of the heads that tell it, looking at things is half-way up at step {order['things_half']:.3g}, telling the "
-            f"named one at step {order['words_half']:.3g}: {_lag(order, 'things', 'words')}."
+            f"Of the heads that tell it, looking at things is half-way up at step {order['things_half']:.3g}, telling "
+            f"the named one at step {order['words_half']:.3g}: {_lag(order, 'things', 'words')}."
         )
     lag = tables["lags"].query("metric == @metric").iloc[0]
     if math.isfinite(lag["lag"]):
@@ -123,7 +123,7 @@ def headline(tables: Mapping[str, pd.DataFrame], metric: str) -> str:
     return " ".join(said)
 
 
-def _begun(onsets: pd.DataFrame, end: str, what: str, last: int) -> str:
+def _begun(onsets: pd.DataFrame, end: str, what: str, last: Any) -> str:
     """How many heads have begun, in which stages, the first one and the median."""
     found = onsets.dropna(subset=[f"onset{end}"]).sort_values([f"onset{end}", "layer", "head"], kind="stable")
     if found.empty:

@@ -31,7 +31,11 @@ def draw(seed: int, *names: object) -> np.random.Generator:
 
 
 def half(seed: int, sample_id: str) -> int:
-    """0 or 1: which half of the images this one belongs to, from the seed and its id alone."""
+    """0 or 1: which half of the images this one belongs to, from the seed and its id alone.
+
+    >>> [half(0, name) for name in ("a", "b", "c", "d")], half(0, "a") == half(0, "a")
+    ([1, 0, 0, 0], True)
+    """
     return _digest("half", seed, sample_id)[0] & 1
 
 

@@ -23,6 +23,13 @@ class HeadScores:
     better whatever the metric, about 0 for a head that does not know the word, NaN for a phrase without ``partners``
     (their number), other things of its image that are named by as many tokens. ``image_ids`` names each phrase's
     image, the cluster of every interval (default: ``sample_ids``). Undefined scores are NaN.
+
+    >>> values = np.array([[[0.2, 0.9]], [[0.4, np.nan]]])  # 2 phrases, a layer, 2 heads
+    >>> scores = HeadScores("nss", True, ("1.jpg", "2.jpg"), ("a dog", "a cat"), values)
+    >>> scores.mean().round(2).tolist(), [str(head) for head in scores.top(1)]
+    ([[0.3, 0.9]], ['L0 H1'])
+    >>> len(scores.to_frame())
+    4
     """
 
     metric: str
