@@ -1,5 +1,7 @@
 """Specificity is what its definition says, phrase by phrase and head by head, however the samples are put together."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -158,3 +160,34 @@ def test_what_depends_on_the_map_or_on_the_mask_alone_cancels():
         free = torch.rand(4, 2, 3, 6, 6, generator=draw)
         found = specificity(metric, free, metric.score(free, same, usual), same, usual, partner)
         assert found.abs().max() < 1e-6, name
+
+
+@pytest.mark.parametrize("size", [3, 40])
+def test_a_thing_too_small_for_the_grid_makes_no_pair(mini, samples, read, monkeypatch, size):
+    """Else the tables say that a number rests on pairs for which it is not defined."""
+    capture, sample = read[3], samples[3]
+    mask = np.zeros_like(sample.targets[2].mask)
+    mask[4 : 4 + size, 4 : 4 + size] = True
+    sample = replace(sample, targets=(*sample.targets[:2], Target("clock", mask)))
+    monkeypatch.setattr("interp.ranking.measure.captures", lambda lmm, some, **how: [capture] * len(some))
+    ranking = interp.rank(mini, [sample], metrics=["nss", "image_mass"], progress=False)
+    seen = int(size > 3)
+    assert ranking.scores["nss"].partners.tolist() == [seen, seen]
+    assert (ranking.heads[ranking.heads.metric == "nss"].pairs == seen).all()
+    assert np.isfinite(ranking.scores["nss"].specificity).any() == bool(seen)
+
+
+@pytest.mark.parametrize("name", ["pointing_game", "mass_in_mask"])
+def test_the_mean_map_of_all_heads_has_its_own_specificity(samples, read, ranking, name):
+    """Not the mean of the heads' own: ``phrases`` and ``reductions`` say what the definition gives."""
+    metric, expected = plugins.get("metrics", name), []
+    for i, (sample, capture) in enumerate(zip(samples, read, strict=True)):
+        masks = np.stack([np.any([sample.targets[k].mask for k in some], axis=0) for some in named(i)])
+        masks = coverage(masks, capture.grid)
+        maps = interp.phrase_maps(capture, "none" if metric.raw else "answer").maps.mean((1, 2))[:, None, None]
+        expected.append(by_definition(metric, maps, masks, masks[0], CASES[i][3])[:, 0, 0])
+    expected = np.concatenate(expected)
+    table = ranking.phrases[(ranking.phrases.metric == name) & (ranking.phrases.heads == "paper")]
+    np.testing.assert_allclose(table.specificity, expected, atol=1e-6)
+    row = ranking.reductions.set_index(["metric", "heads"]).loc[(name, "paper")]
+    assert row.specificity == pytest.approx(np.nanmean(expected), abs=1e-6)
