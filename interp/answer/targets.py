@@ -54,6 +54,15 @@ def targets_named(
     return [[visible[k] for k in _named(phrase, names, parser)] for phrase in phrases]
 
 
+def nouns_of(targets: Sequence[Target], *, parser: str | None = None) -> frozenset[str]:
+    """The head nouns of the targets' names, as they stand and in the singular: "dog" of "two wet dogs".
+
+    >>> sorted(nouns_of([Target("cat", np.ones((1, 1), bool)), Target("wet dog on a mat", np.ones((1, 1), bool))]))
+    ['cat', 'dog']
+    """
+    return frozenset[str]().union(*(_head_forms(target.phrase, parser) for target in targets))
+
+
 def _named(phrase: Phrase, names: Sequence[str], parser: str | None) -> list[int]:
     said = _words(phrase.text[: phrase.text.rfind(phrase.root) + len(phrase.root)])
     whole = [_length_in_full(said, _words(name)) for name in names]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.answer.capturing import captures
@@ -58,9 +58,6 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
     phrases = [about for own in prepared for about in own.about]
     groups = _by_grid([own.maps for own in prepared])
     pairs = [partners([phrases[row] for row in g.rows]) for g in groups]
-    for group, partner in zip(groups, pairs, strict=True):
-        for row, count in zip(group.rows, (partner >= 0).sum(1).tolist(), strict=True):
-            phrases[row]["partners"] = count
     found = {
         "heads": [
             score_sample(g.raw, g.normalised, g.masks, g.others, g.nulls, p, plan.metrics)
@@ -69,6 +66,9 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
         "reduced": [score_reductions(g, p, plan.metrics) for g, p in zip(groups, pairs, strict=True)],
         "rows": [_score_rows(plan, prepared, g, p) for g, p in zip(groups, pairs, strict=True)],
     }
+    for group, partner, scores in zip(groups, pairs, found["heads"], strict=True):
+        for row, count in zip(group.rows, _compared(plan, scores, partner).tolist(), strict=True):
+            phrases[row]["partners"] = count
     arrays = {
         f"{kind}.{name}.{part}": in_order(groups, [getattr(scores[name], part) for scores in each])
         for kind, each in found.items()
@@ -81,6 +81,17 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
     about = {"phrases": phrases, "skipped": skipped, "groups": len(kept), "losses": losses}
     about |= {"metrics": list(plan.metrics) if groups else [], "rows": list(found["rows"][0]) if groups else []}
     return arrays | {"about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
+
+
+def _compared(
+    plan: Plan, scores: Mapping[str, MetricScores], partner: Int[np.ndarray, "phrase slot"]
+) -> Int[np.ndarray, " phrase"]:
+    """With how many partners each phrase is compared: not with a thing so small that its mask is undefined here."""
+    masked = [scores[name].values for name, metric in plan.metrics.items() if metric.uses_mask]
+    defined = np.zeros(len(partner), dtype=bool)
+    for values in masked:
+        defined |= np.isfinite(values).any((1, 2))
+    return ((partner >= 0) & defined[partner] & defined[:, None]).sum(1)
 
 
 def _captured(plan: Plan, samples: Sequence[Sample | Skip]) -> list[Capture | Skip]:
