@@ -7,7 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+
 from interp.datasets._coco_masks import CocoError
+from interp.images import read_image
 
 ID = int | str
 
@@ -128,3 +132,37 @@ def find_image(name: str, folders: Sequence[Path]) -> Path:
     if found is None:
         raise DatasetError(f"no file {name} in {', '.join(map(str, folders))}; fetch it, or correct its name")
     return found
+
+
+def read_as_annotated(path: Path, said: tuple[int | None, int | None]) -> UInt8[np.ndarray, "height width 3"]:
+    """The image in the frame in which it was annotated, so that masks lie on their things.
+
+    ``said`` is the (height, width) that the annotations name, None where they do not. Masks are drawn on the pixels as
+    they are stored (pycocotools and plain PIL know no EXIF orientation), unless only the upright image has that size.
+    Where size cannot tell (turned by 180 degrees, mirrored, square, nothing said), it is the stored pixels.
+
+    Raises:
+        DatasetError: neither has that size.
+    """
+    stored = read_image(path, upright=False)
+    if _is_of(stored, said):
+        return stored
+    upright = read_image(path)
+    if _is_of(upright, said):
+        return upright
+    raise DatasetError(
+        f"{path.name} has {stored.shape[0]} x {stored.shape[1]} (height x width) pixels, its annotations are for "
+        f"{said[0]} x {said[1]}: it was resized or cropped; take the original image"
+    )
+
+
+def said_size(records: Iterable[Mapping[str, Any]], masks: Iterable[Any] = ()) -> tuple[int | None, int | None]:
+    """The (height, width) that an image's records name, or else its run lengths; None where nothing does."""
+    named = [(record.get("height"), record.get("width")) for record in records]
+    lengths = [mask.get("size") for mask in masks if isinstance(mask, Mapping)]
+    sizes = [*named, *(tuple(s) for s in lengths if isinstance(s, list) and all(isinstance(v, int) for v in s))]
+    return next((size for size in sizes if len(size) == 2 and None not in size), (None, None))
+
+
+def _is_of(image: np.ndarray, said: tuple[int | None, int | None]) -> bool:
+    return all(named in (None, side) for named, side in zip(said, image.shape[:2], strict=True))

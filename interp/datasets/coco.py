@@ -15,7 +15,6 @@ from PIL import Image
 from interp.datasets import _files
 from interp.datasets._coco_masks import CocoError, PycocotoolsMissing, decode, encode, pycocotools
 from interp.datasets._files import ID
-from interp.images import read_image
 from interp.types import Sample, Skip, Target
 
 __all__ = ["PROMPT", "CocoError", "CocoImages", "Instance", "PycocotoolsMissing", "load", "write"]
@@ -58,23 +57,19 @@ class CocoImages:
                 yield Skip(str(record["id"]), f"{type(error).__name__}: {error}")
 
     def _sample(self, record: Mapping[str, Any]) -> Sample:
-        image = read_image(self._find(record["file_name"]))
+        own = self.instances.get(record["id"], ())
+        said = _files.said_size([record], [annotation["segmentation"] for annotation in own])
+        image = _files.read_as_annotated(self._find(record["file_name"]), said)
         height, width = image.shape[:2]
-        said = record.get("height", height), record.get("width", width)
-        if said != (height, width):
-            raise CocoError(
-                f"{record['file_name']} has {height} x {width} (height x width) pixels, its annotations are for "
-                f"{said[0]} x {said[1]}: it was resized, or turned by its EXIF orientation; take the original image"
-            )
         masks: dict[str, np.ndarray] = {}
         found: list[Instance] = []
-        for annotation in self.instances.get(record["id"], ()):
+        for annotation in own:
             name = self.categories[annotation["category_id"]]
             mask = decode(annotation["segmentation"], height, width, f"annotation {annotation.get('id')!r}")
             masks[name] = masks[name] | mask if name in masks else mask
             area = annotation.get("area")
-            own = None if area is None else float(area)
-            found.append(Instance(name, mask, bool(annotation.get("iscrowd")), own))
+            pixels = None if area is None else float(area)
+            found.append(Instance(name, mask, bool(annotation.get("iscrowd")), pixels))
         targets = tuple(found) if self.apart else tuple(Target(name, mask) for name, mask in masks.items())
         return Sample(str(record["id"]), image, PROMPT, self.captions.get(record["id"]), targets)
 

@@ -11,7 +11,6 @@ from typing import Any
 from interp.datasets import _files
 from interp.datasets._coco_masks import decode
 from interp.datasets._files import ID, DatasetError
-from interp.images import read_image
 from interp.types import Sample, Skip, Target
 
 PROMPT = "Describe the image in detail."
@@ -34,6 +33,7 @@ class GroundedCaptions:
     names: Mapping[Any, str]
     masks: Mapping[Any, list[dict[str, Any]]]
     captions: Mapping[Any, list[dict[str, Any]]]
+    sizes: Mapping[Any, list[dict[str, Any]]]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,7 +54,8 @@ class GroundedCaptions:
             raise DatasetError(
                 f"image {key!r} has {len(labels)} phrases but {len(masks)} masks; expected one for each, in one order"
             )
-        image = read_image(_files.find_image(self.names[key], _folders(self.root)))
+        said = _files.said_size(self.sizes.get(key, ()), [m["segmentation"] for m in masks])
+        image = _files.read_as_annotated(_files.find_image(self.names[key], _folders(self.root)), said)
         height, width = image.shape[:2]
         targets = tuple(
             Target(str(label), decode(m["segmentation"], height, width, f"mask {i} of image {key!r}"))
@@ -96,7 +97,8 @@ def load(root: str | os.PathLike | None = None, split: str = "val", samples: int
         for p in paths[:1]
         for key in chosen
     }
-    return GroundedCaptions(at, chosen, names, _grouped(masks), _grouped(captions))
+    sizes = {key: [known[key] for known in (own, images) if key in known] for key in chosen}
+    return GroundedCaptions(at, chosen, names, _grouped(masks), _grouped(captions), sizes)
 
 
 def _grouped(annotations: list[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:

@@ -65,8 +65,9 @@ class Narratives:
     def _sample(self, entry: Mapping[str, Any], name: str) -> NarrativeSample:
         key = str(entry["image_id"])
         file = self.images[key]["file_name"]
-        image = read_image(_files.find_image(file, [self.root / self.split, self.root / "images", self.root]))
-        segments = self._segments(self.panoptic[key]["file_name"], image.shape[:2])
+        segments = self._segments(self.panoptic[key]["file_name"])
+        places = [self.root / self.split, self.root / "images", self.root]
+        image = _files.read_as_annotated(_files.find_image(file, places), segments.shape)
         text, targets = "", []
         for part in entry["segments"]:
             words = part["utterance"].strip()
@@ -83,13 +84,11 @@ class Narratives:
             raise DatasetError("the narrative has no phrase with a segment")
         return NarrativeSample(name, image, PROMPT, text, tuple(targets), key)
 
-    def _segments(self, file: str, size: tuple[int, ...]) -> Int[np.ndarray, "height width"]:
+    def _segments(self, file: str) -> Int[np.ndarray, "height width"]:
         """Segment id of each pixel: R + 256 G + 256^2 B of the panoptic image."""
         folder = f"panoptic_{self.split}"
         places = [self.root / "annotations" / folder, self.root / folder]
-        colours = read_image(_files.find_image(file, places)).astype(np.int64)
-        if colours.shape[:2] != tuple(size):
-            raise DatasetError(f"the panoptic image {file} is {colours.shape[:2]}, the image {tuple(size)}")
+        colours = read_image(_files.find_image(file, places), upright=False).astype(np.int64)
         return colours @ np.array([1, 256, 65536])
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from interp.datasets import _files
 from interp.datasets._coco_masks import decode
 from interp.datasets._files import ID, DatasetError
-from interp.images import read_image
 from interp.types import Sample, Skip, Target
 
 PROMPT = "Describe the image in detail."
@@ -66,14 +65,8 @@ class Expressions:
 
     def _image(self, ref: Mapping[str, Any]) -> np.ndarray:
         record = self.images[ref["image_id"]]
-        image = read_image(_files.find_image(record["file_name"], _folders(self.root)))
-        said = record.get("height", image.shape[0]), record.get("width", image.shape[1])
-        if said != image.shape[:2]:
-            raise DatasetError(
-                f"{record['file_name']} has {image.shape[0]} x {image.shape[1]} (height x width) pixels, its "
-                f"annotations are for {said[0]} x {said[1]}; take the original image"
-            )
-        return image
+        said = _files.said_size([record], [self.annotations[ref["ann_id"]]["segmentation"]])
+        return _files.read_as_annotated(_files.find_image(record["file_name"], _folders(self.root)), said)
 
     def _sample(self, ref: Mapping[str, Any], sentence: Mapping[str, Any], image: np.ndarray) -> ReferringSample:
         annotation = self.annotations[ref["ann_id"]]

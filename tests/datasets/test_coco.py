@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import interp
-from interp.datasets import coco, scenes
+from interp.datasets import _files, coco, scenes
 from interp.types import Sample, Skip, Target
 from interp.work.store import Memory
 
@@ -214,9 +214,8 @@ def test_samples_come_in_the_files_order_and_again(folder):
 
 def test_one_image_is_read_at_a_time(folder, monkeypatch):
     read = []
-    monkeypatch.setattr(
-        coco, "read_image", lambda path: read.append(path.name) or np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    )
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    monkeypatch.setattr(_files, "read_image", lambda path, **_: read.append(path.name) or image)
     samples = iter(coco.load(folder(5)))
     next(samples)
     assert read == ["0.png"]
