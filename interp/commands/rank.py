@@ -55,4 +55,4 @@ def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: ar
         score = found.scores[main]
         rows = examples(lmm, dataset, score.sample_ids, score.top(BEST), main, EXAMPLES, vars(options))
         run.put(figures.GALLERY, figures.pack(rows))
-    session.keep(run, ranking, tables, session.skips(found.skipped), counts=counts, about=about)
+    session.keep(run, ranking, tables, session.skips(found.skipped), counts=counts, about=about, unmatched=found.manifest["unmatched"])

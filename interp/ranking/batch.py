@@ -52,7 +52,7 @@ class Maps:
 @dataclass(frozen=True)
 class Batch:
     """A batch that has been scored. ``phrases``: sample_id, text, root, tokens and area of each; ``losses``: sample id
-    -> mean -log p of its answer's tokens, in nats."""
+    -> mean -log p of its answer's tokens, in nats; ``unmatched``: phrases of its answers that name no target."""
 
     phrases: list[dict[str, Any]]
     skipped: list[Skip]
@@ -60,6 +60,7 @@ class Batch:
     reduced: dict[str, MetricScores]
     groups: list[Maps]
     losses: dict[str, float] = field(default_factory=dict)
+    unmatched: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.phrases)
@@ -77,7 +78,8 @@ class Batch:
         )
         groups = [unpack_group(arrays, g) for g in range(about["groups"])] if maps else []
         skipped = [Skip(*s) for s in about["skipped"]]
-        return cls(about["phrases"], skipped, scores, reduced, groups, about.get("losses", {}))
+        more = about.get("losses", {}), about.get("unmatched", [])
+        return cls(about["phrases"], skipped, scores, reduced, groups, *more)
 
 
 def pack_group(group: Maps, i: int) -> dict[str, np.ndarray]:

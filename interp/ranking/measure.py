@@ -11,6 +11,7 @@ import torch
 
 from interp.answer.capturing import captures
 from interp.answer.maps import coverage, phrase_maps
+from interp.answer.nouns import words_of
 from interp.answer.targets import match_targets
 from interp.ranking.batch import Maps, Plan, pack_group
 from interp.ranking.reductions import in_order, score_reductions
@@ -27,6 +28,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
     unless ``maps`` is False."""
     phrases: list[dict[str, Any]] = []
     losses: dict[str, float] = {}
+    unmatched: list[str] = []
     skipped, prepared = [], []
     results = captures(
         plan.lmm,
@@ -42,7 +44,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
         if isinstance(result, Capture) and result.logprobs is not None:
             losses[result.sample_id] = float(-result.logprobs.mean(dtype=np.float64))
         try:
-            about, own = _prepare(plan, sample, result, len(phrases), place)
+            about, own = _prepare(plan, sample, result, len(phrases), place, unmatched)
         except _LeftOut as reason:
             skipped.append((result.sample_id, str(reason)))
             continue
@@ -61,6 +63,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
         arrays |= pack_group(group, i)
     metrics = list(plan.metrics) if groups else []
     about = {"phrases": phrases, "skipped": skipped, "metrics": metrics, "groups": len(kept), "losses": losses}
+    about["unmatched"] = unmatched
     return arrays | {"about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
 
 
@@ -69,9 +72,10 @@ class _LeftOut(Exception):
 
 
 def _prepare(
-    plan: Plan, sample: Sample | Skip, result: Capture | Skip, first: int, place: int
+    plan: Plan, sample: Sample | Skip, result: Capture | Skip, first: int, place: int, unmatched: list[str]
 ) -> tuple[list[dict[str, Any]], Maps]:
-    """What is known of the sample's phrases, and their maps and masks on its grid."""
+    """What is known of the sample's phrases, and their maps and masks on its grid. Phrases that name no target are
+    added to ``unmatched``."""
     if isinstance(sample, Skip):
         raise _LeftOut(sample.reason)
     if isinstance(result, Skip):
@@ -83,6 +87,8 @@ def _prepare(
             f"the mask of {wrong[0].phrase!r} is {wrong[0].mask.shape}, the image {size}; a mask has the image's pixels"
         )
     matched = match_targets(result.phrases, sample.targets)
+    named = {i for i, _ in matched}
+    unmatched += [" ".join(words_of(p.text)) for i, p in enumerate(result.phrases) if i not in named]
     if not matched:
         said = ", ".join(repr(p.text) for p in result.phrases) or "none"
         there = ", ".join(repr(t.phrase) for t in sample.targets) or "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,8 @@ def ranking_of(
     higher = {name: plan.metrics[name].higher_is_better for name in asked}
     phrases = [p for _, b in done_with for p in b.phrases]
     manifest |= {"phrases": len(phrases), "images": len({p["sample_id"] for p in phrases}), "skipped": len(skipped)}
+    silent = Counter(text for batch in done for text in batch.unmatched)
+    manifest["unmatched"] = {"phrases": silent.total(), "commonest": [list(row) for row in silent.most_common(10)]}
     return Ranking(
         scores=scores,
         heads=heads,

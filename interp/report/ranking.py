@@ -63,13 +63,24 @@ def page(run: Run) -> Path:
         mask_free=_mask_free(tables, main),
         lengths=_lengths(tables, main, run.manifest["seed"]),
         skipped=skipped_rows(run),
+        silent=silent(run),
     )
     return write(run, page)
 
 
 def headlines(run: Run) -> list[str]:
     """What was found, a line each."""
-    return [headline(run)]
+    return [headline(run), *silent(run)]
+
+
+def silent(run: Run) -> list[str]:
+    """How many phrases of the answers named no target and so were not scored, and the commonest of them."""
+    found = run.manifest.get("unmatched", {"phrases": 0})
+    if not found["phrases"]:
+        return []
+    listed = ", ".join(f"{text!r} ({count})" for text, count in found["commonest"])
+    of = found["phrases"] + run.manifest["counts"]["phrases"]
+    return [f"{found['phrases']} of {of} phrases named no target and were not scored; the commonest: {listed}."]
 
 
 def tables(run: Run) -> str:
