@@ -51,8 +51,11 @@ def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: ar
     counts = {name: int(found.manifest[name]) for name in ("samples", "images", "phrases", "skipped")}
     main = figures.headline(found.heads, run.manifest["about"]["metrics"])
     about = {**run.manifest["about"], "headline": main}
-    if run.get(figures.GALLERY) is None:
-        score = found.scores[main]
-        rows = examples(lmm, dataset, score.sample_ids, score.top(BEST), main, EXAMPLES, vars(options))
-        run.put(figures.GALLERY, figures.pack(rows))
-    session.keep(run, ranking, tables, session.skips(found.skipped), counts=counts, about=about, unmatched=found.manifest["unmatched"])
+    score = found.scores[main]
+    top = score.top(BEST)
+    gallery = figures.gallery_key(found.manifest["batches"], main, top)
+    if run.get(gallery) is None:
+        rows = examples(lmm, dataset, score.sample_ids, top, main, EXAMPLES, vars(options))
+        run.put(gallery, figures.pack(rows))
+    more = {"unmatched": found.manifest["unmatched"], "gallery": gallery}
+    session.keep(run, ranking, tables, session.skips(found.skipped), counts=counts, about=about, **more)

@@ -42,8 +42,10 @@ def draw(run: Run) -> list[str]:
         how = {"higher_is_better": about["higher_is_better"], "unit": about["unit"]}
         names.append(figures.save(run, f"heads_{metric}", heat_map(heads, metric, **how)))
         names.append(figures.save(run, f"layers_{metric}", curves(heads, metric, **how)))
-    if rows := figures.unpack(run.get(figures.GALLERY)):
+    if rows := figures.unpack(run.get(run.manifest.get("gallery", figures.GALLERY))):
         names.append(figures.save(run, "gallery", gallery(rows)))
+    else:
+        (run.folder / "figures" / "gallery.png").unlink(missing_ok=True)
     return names
 
 
