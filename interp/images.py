@@ -21,9 +21,7 @@ class ImageError(ValueError):
     """Not an image that can be read; the message says what came, what was expected and how to mend it."""
 
 
-def read_image(
-    source: Any, frame: int | None = None, *, upright: bool = True
-) -> UInt8[np.ndarray, "height width 3"]:
+def read_image(source: Any, frame: int | None = None, *, upright: bool = True) -> UInt8[np.ndarray, "height width 3"]:
     """The image as 8-bit RGB, 0..255, in a new array, upright (its EXIF orientation is applied).
 
     ``source`` is a path (with ``~``), a PIL image, an array (height, width, 3) or a tensor (3, height, width). Without

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.answer.phrases import find_phrases, token_offsets
+from interp.answer.phrases import answer_text, find_phrases
 from interp.answer.replay import Answer, CaptureError, Rows, answer_ids, generate, read, stream
 from interp.images import read_image
 from interp.models._lmm import LMM, evaluating
@@ -38,7 +38,7 @@ class How:
 
 @dataclass(frozen=True)
 class Job:
-    """One sample, read and checked. ``ids`` are the given answer's tokens; None = generate."""
+    """One sample, read and checked. ``ids`` are the tokens of the ``given`` answer; None = generate."""
 
     sample_id: str
     image: np.ndarray
@@ -46,6 +46,7 @@ class Job:
     text: str
     ids: list[int] | None
     phrases: Sequence[Any] | Callable[[str], Sequence[Any]] | str | None
+    given: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def job_of(lmm: LMM, sample_id: str, image: Any, prompt: str, answer: str | None
     if answer is not None and lmm.processor.image_token in answer:
         raise CaptureError(f"the answer holds an image place ({lmm.processor.image_token}): {answer!r}; take it out")
     ids = None if answer is None else answer_ids(lmm.tokenizer, text, answer)
-    return Job(sample_id, read_image(image), prompt, text, ids, phrases)
+    return Job(sample_id, read_image(image), prompt, text, ids, phrases, answer)
 
 
 def capture_batch(lmm: LMM, jobs: Sequence[Job], how: How) -> list[Capture | Exception]:
@@ -123,7 +124,7 @@ def grids_of(
 def parse(lmm: LMM, job: Job, answer: Answer, tokens: str) -> Parsed | Exception:
     """The answer's text, phrases and the tokens to keep, or what is wrong with it."""
     try:
-        text, offsets = token_offsets(lmm.tokenizer, answer.ids)
+        text, offsets = answer_text(lmm.tokenizer, answer.ids, job.given)
         if not text.strip():
             raise CaptureError("the model's answer is empty; ask in another way, or give an answer")
         asked = job.phrases(text) if callable(job.phrases) else job.phrases

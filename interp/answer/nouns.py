@@ -1,4 +1,4 @@
-"""Names of things as data sets write them, and nouns in the singular: so that `traffic_light` is "two traffic lights"."""
+"""Names of things as data sets write them, and nouns in the singular: `traffic_light` names "two traffic lights"."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,8 +21,9 @@ def match_targets(
 
     A phrase names the targets whose whole name it ends in, the longest such name ("a big teddy bear" names "teddy
     bear", not "bear"); failing that, all targets with the same noun as its root ("a wet dog" names "brown dog" and
-    "dog on a mat"). Nouns are compared by lemma and singular, names as `interp.answer.nouns` spells them. Several targets give the union of their masks: "the dog"
-    and "two dogs" both mean every target called "dog". An empty mask is skipped with a warning.
+    "dog on a mat"). Nouns are compared by lemma and singular, names as `interp.answer.nouns` spells them. Several
+    targets give the union of their masks: "the dog" and "two dogs" both mean every target called "dog". An empty mask
+    is skipped with a warning.
 
     Raises:
         ValueError: masks of different sizes.
@@ -76,7 +76,7 @@ def _head_forms(phrase: str, parser: str | None) -> frozenset[str]:
     name = spaced(phrase)
     doc = parsed(name, parser)
     chunk = next(iter(doc.noun_chunks), None)
-    if not any(re.search(r"\w", t.text) for t in doc):
-        return frozenset()
     root = chunk.root if chunk is not None else root_of(doc, 0, len(name))
+    if root is None:
+        return frozenset()
     return singulars(plain(root.text)) | {plain(root.lemma_)}

@@ -207,15 +207,6 @@ def test_images_without_masks_are_refused_before_the_model_answers(model, root, 
     assert "has a mask to compare with" in capsys.readouterr().err
 
 
-def test_moved_spans_follow_the_words_through_other_spaces():
-    answer, text = "In  this image, a dog", "In this image , a dog"
-    for words in ("image", "a dog", "In"):
-        start = answer.index(words)
-        assert text[slice(*batch._moved((start, start + len(words)), answer, text))] == words
-    with pytest.raises(ValueError, match="the tokenizer changed the text"):
-        batch._moved((18, 21), answer, "In this")
-
-
 # --- results in files ----------------------------------------------------------------------------------------------
 
 

@@ -39,7 +39,7 @@ def test_a_thousand_masks_at_once_are_measured_as_one_by_one():
 
 @pytest.mark.parametrize("task", ["gcg", "instances", "referring", "narrative"])
 def test_a_benchmark_of_a_thousand_images_is_scored_to_its_end(task):
-    things = "cat dog cow hen owl".split()
+    things = ["cat", "dog", "cow", "hen", "owl"]
     rles = overlap.to_rles(blobs(np.random.default_rng(4), 1000, SIZE))
     records = [
         Record(f"{i}", f"{i}", SIZE, "", (Found(phrase(things[i % 5]), r),), (Truth(things[i % 5], r),), ("a cat",))
