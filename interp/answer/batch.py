@@ -34,6 +34,7 @@ class How:
     streaming: bool
     max_new_tokens: int
     weighting: Weighting = "attention"
+    end: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _try_batch(lmm: LMM, jobs: Sequence[Job], how: How) -> list[Capture | Except
         if jobs[0].ids is not None:
             answers = [Answer(job.ids or []) for job in jobs]
         elif how.streaming:
-            answers = stream(lmm, inputs, keys, how.query, how.max_new_tokens, how.weighting)
+            answers = stream(lmm, inputs, keys, how.query, how.max_new_tokens, how.weighting, how.end)
         else:
             answers, cache = generate(lmm, inputs, how.max_new_tokens)
         parsed = [parse(lmm, job, answer, how.tokens) for job, answer in zip(jobs, answers, strict=True)]
@@ -98,8 +99,7 @@ def _try_batch(lmm: LMM, jobs: Sequence[Job], how: How) -> list[Capture | Except
         if how.streaming:
             rows = [answer.rows for answer in answers if answer.rows is not None]
         elif any(kept):
-            ids = [answer.ids for answer in answers]
-            rows = read(lmm, inputs, keys, how.query, ids, kept, cache, how.weighting)
+            rows = read(lmm, inputs, keys, how.query, answers, kept, cache, how.weighting, how.end)
         else:
             return [p for p in parsed if isinstance(p, Exception)]  # all of them
     return [
@@ -163,6 +163,7 @@ def _finish(lmm: LMM, parsed: Parsed, grid: PatchGrid, rows: Rows, how: How) -> 
         phrases=parsed.phrases,
         logprobs=rows.logprobs.cpu().numpy(),
         weighting=how.weighting,
+        end=how.end,
     )
 
 

@@ -64,6 +64,7 @@ def records_of(
         batch=len(group),
         query=how.query,
         weighting=how.weighting,
+        end=how.method.end,
         max_new_tokens=how.max_new_tokens,
         phrases=_phrases_of(how.task),
     )
