@@ -55,7 +55,7 @@ def _predictions(records: Sequence[Record]) -> list[dict[str, Any]]:
     """COCO's results format with the phrase and the point beside it; all of category 1: phrases are no categories."""
     return [
         {
-            "image_id": int(r.image_id) if r.image_id.isascii() and r.image_id.isdecimal() else r.image_id,
+            "image_id": r.key,
             "category_id": 1,
             "segmentation": f.mask,
             "score": 1.0 if f.score is None else f.score,
