@@ -79,7 +79,8 @@ def _places(decoded: str, given: str) -> tuple[list[int], list[int], dict[int, t
             for mine, other in zip(ours[i1:i2], theirs[j1:j2], strict=True):
                 stretch(mine[:2], other[:2])
             continue
-        gap = (theirs[j1][0], theirs[j2 - 1][1]) if j1 < j2 else (_begin(theirs, j1, given),) * 2
+        begin = _begin(theirs, j1, given)
+        gap = (begin, theirs[j2 - 1][1] if j1 < j2 else begin)
         if i1 < i2:
             stretch((ours[i1][0], ours[i2 - 1][1]), gap)
         else:

@@ -158,8 +158,11 @@ def load(root: str | os.PathLike | None = None, split: str = "val2017", samples:
     entries = file.pointing(entries, "", "image_id", drawn, f"annotations of {shown.name}")
     read = [{**entry, "segments": _parts(file, entry, things)} for entry in entries[:samples]]
     left_out.tell()
-    by_text = [{str(key): record for key, record in known.items()} for known in (images, drawn)]
-    return Narratives(at, split, tuple(read), *by_text, things, left_out)
+    return Narratives(at, split, tuple(read), _by_text(images), _by_text(drawn), things, left_out)
+
+
+def _by_text(known: Mapping[Any, Entry]) -> dict[str, Entry]:
+    return {str(key): entry for key, entry in known.items()}
 
 
 def _parts(file: AnnotationFile, entry: Entry, things: Mapping[str, bool]) -> list[Entry]:

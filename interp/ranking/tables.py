@@ -38,7 +38,7 @@ def ranking_of(
     reduced = {name: _reduced(score, [b for _, b in done_with], best) for name, score in scores.items()}
     names = [*REDUCTIONS, *TOP]
     heads = summary.summarise(scores, plan.seed)
-    localization = mask_free(*(everything[name].values for name in MASK_FREE))
+    localization = _localization(*(everything[name].values for name in MASK_FREE))
     higher = {name: plan.metrics[name].higher_is_better for name in asked}
     phrases = [p for _, b in done_with for p in b.phrases]
     manifest |= {"phrases": len(phrases), "images": len({p["sample_id"] for p in phrases}), "skipped": len(skipped)}
@@ -54,6 +54,13 @@ def ranking_of(
         skipped=skipped,
         manifest=manifest,
     )
+
+
+def _localization(mass: np.ndarray, entropy: np.ndarray) -> pd.DataFrame:
+    """The mask-free ranking, and beside it how often the published code's threshold would choose each head."""
+    published = mask_free(mass, entropy, first_layer=2, published=True)
+    beside = published.assign(frequency_as_published=published["frequency"])
+    return mask_free(mass, entropy).merge(beside[["layer", "head", "frequency_as_published"]], on=["layer", "head"])
 
 
 def join(done: Sequence[Batch], name: str, metric: Metric) -> HeadScores:
