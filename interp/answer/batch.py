@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from interp.work.halves import in_halves, split
 Tokens = Literal["phrases", "all"]
 
 
+_PROBE = "what is there"
 ROWS_AT_ONCE = 2**31
 """Bytes of recorded rows above which a batch is cut in halves."""
 
@@ -68,10 +70,28 @@ def skip_of(sample_id: str, error: Exception) -> Skip:
 def job_of(lmm: LMM, sample_id: str, image: Any, prompt: str, answer: str | None, phrases: Any) -> Job:
     """The sample, read and checked: its whole text, its pixels, and the given answer's tokens."""
     text = lmm.family.template(lmm.processor, prompt)
+    _check_turn(lmm, prompt, text)
     if answer is not None and lmm.processor.image_token in answer:
         raise CaptureError(f"the answer holds an image place ({lmm.processor.image_token}): {answer!r}; take it out")
     ids = None if answer is None else answer_ids(lmm.tokenizer, text, answer)
     return Job(sample_id, read_image(image), prompt, text, ids, phrases, answer)
+
+
+def _check_turn(lmm: LMM, prompt: str, text: str) -> None:
+    """Nothing, or a warning: a prompt that is a whole template must leave the word to the assistant."""
+    if text != prompt:
+        return  # the template was put around it
+    try:
+        turn = lmm.family.template(lmm.processor, _PROBE).partition(_PROBE)[2].split()
+    except ValueError:  # there is no template to compare with
+        return
+    if turn and not text.rstrip().endswith(turn[-1]):
+        warnings.warn(
+            f"the prompt holds an image place ({lmm.processor.image_token}) and so counts as the whole text before the "
+            f"answer, but it does not end with the assistant's turn ({turn[-1]!r}): {prompt!r:.200}. The model will go "
+            f"on with the user's words; leave {lmm.processor.image_token} out, or add that turn",
+            stacklevel=2,
+        )
 
 
 def capture_batch(lmm: LMM, jobs: Sequence[Job], how: How) -> list[Capture | Exception]:

@@ -178,6 +178,17 @@ def test_phrases_keeps_the_tokens_of_the_roots_and_the_mean_over_all_tokens(tiny
     assert pieces.replace("▁", "") == "umbrella"
 
 
+@pytest.mark.parametrize("prompt", ["USER: <image>\nWhat is it?", "<image>What is it?", "What is it? <image>"])
+def test_a_whole_template_without_the_assistants_turn_is_warned_of(tiny_lmm, photo, prompt):
+    with pytest.warns(UserWarning, match=r"does not end with the assistant's turn \('ASSISTANT:'\)"):
+        capture(tiny_lmm, photo, prompt, ANSWER)
+
+
+@pytest.mark.parametrize("prompt", ["What is it?", "USER: <image>\nhi ASSISTANT:", "USER: <image>\nhi ASSISTANT: \n"])
+def test_a_prompt_that_leaves_the_word_to_the_assistant_is_not_warned_of(tiny_lmm, photo, prompt):
+    assert capture(tiny_lmm, photo, prompt, ANSWER).phrases
+
+
 def test_a_user_can_name_the_words(tiny_lmm, photo):
     got = capture(tiny_lmm, photo, PROMPT, ANSWER, phrases=["red chair"])
     assert [p.text for p in got.phrases] == ["red chair"]
