@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from interp.answer.maps import Heads
     from interp.types import Head
 
-OPTIONS = ("prompting", "choice", "min_confidence", "merge", "weights", "remove_corners")
+OPTIONS = ("prompting", "choice", "min_confidence", "merge", "weights", "end", "remove_corners")
 
 
 def options(sub: argparse.ArgumentParser) -> None:
@@ -31,6 +31,7 @@ def options(sub: argparse.ArgumentParser) -> None:
         "--choice", metavar="C", help="of several masks: last, best, or a number (default: the segmenter's)"
     )
     sub.add_argument("--remove-corners", action="store_true", help="corner patches get the lowest value")
+    sub.add_argument("--end", action="store_true", help="the row that predicts the answer's end is in its mean")
     sub.add_argument("--drop-invisible", action="store_true", help='leave out "the image", "the left", ...')
     sub.add_argument("--min-confidence", type=float, metavar="X", help="leave out masks of a lower score")
     sub.add_argument("--merge", choices=("drop", "share"), help="phrases with the same mask: keep one, or share it")

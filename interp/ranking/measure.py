@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp.answer.capturing import captures
 from interp.answer.maps import coverage, phrase_maps
+from interp.answer.nouns import words_of
 from interp.answer.targets import match_targets, targets_named
 from interp.ranking.batch import Maps, Plan, pack_group
 from interp.ranking.controls import other_images, sinks_of, without
@@ -42,6 +43,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
     """Plain arrays for the store: every metric for every phrase that names a target, and the maps in half precision
     unless ``maps`` is False."""
     losses: dict[str, float] = {}
+    unmatched: list[str] = []
     skipped: list[tuple[str, str]] = []
     prepared: list[_Prepared] = []
     rows = 0
@@ -49,7 +51,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
         if isinstance(result, Capture) and result.logprobs is not None:
             losses[result.sample_id] = float(-result.logprobs.mean(dtype=np.float64))
         try:
-            own = _prepare(plan, sample, result, rows, place)
+            own = _prepare(plan, sample, result, rows, place, unmatched)
         except _LeftOut as reason:
             skipped.append((result.sample_id, str(reason)))
             continue
@@ -78,7 +80,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
     kept = groups if maps else []
     for i, group in enumerate(kept):
         arrays |= pack_group(group, i)
-    about = {"phrases": phrases, "skipped": skipped, "groups": len(kept), "losses": losses}
+    about = {"phrases": phrases, "skipped": skipped, "groups": len(kept), "losses": losses, "unmatched": unmatched}
     about |= {"metrics": list(plan.metrics) if groups else [], "rows": list(found["rows"][0]) if groups else []}
     return arrays | {"about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
 
@@ -124,8 +126,11 @@ def _score_rows(plan: Plan, prepared: Sequence[_Prepared], group: Maps, partner:
     return found
 
 
-def _prepare(plan: Plan, sample: Sample | Skip, result: Capture | Skip, first: int, place: int) -> _Prepared:
-    """The sample's phrases that name a target, and their maps and masks on its grid.
+def _prepare(
+    plan: Plan, sample: Sample | Skip, result: Capture | Skip, first: int, place: int, unmatched: list[str]
+) -> _Prepared:
+    """The sample's phrases that name a target, and their maps and masks on its grid. Phrases that name none are added
+    to ``unmatched``.
 
     Raises:
         _LeftOut: it has none, or could not be captured; with the reason.
@@ -134,7 +139,7 @@ def _prepare(plan: Plan, sample: Sample | Skip, result: Capture | Skip, first: i
         raise _LeftOut(sample.reason)
     if isinstance(result, Skip):
         raise _LeftOut(result.reason)
-    about, masks = _named(plan, sample, result)
+    about, masks = _named(plan, sample, result, unmatched)
     index = [phrase.pop("index") for phrase in about]
     try:
         raw, normalised = _maps(plan, result, index, plan.rows)
@@ -150,7 +155,7 @@ def _prepare(plan: Plan, sample: Sample | Skip, result: Capture | Skip, first: i
 
 
 def _named(
-    plan: Plan, sample: Sample, result: Capture
+    plan: Plan, sample: Sample, result: Capture, unmatched: list[str]
 ) -> tuple[list[dict[str, Any]], Bool[np.ndarray, "phrase height width"]]:
     """What is known of each phrase that names a target, and the masks of what they name."""
     size = sample.image.shape[:2]
@@ -160,6 +165,7 @@ def _named(
             f"the mask of {wrong[0].phrase!r} is {wrong[0].mask.shape}, the image {size}; a mask has the image's pixels"
         )
     targets = targets_named(result.phrases, sample.targets)
+    unmatched += [" ".join(words_of(p.text)) for p, some in zip(result.phrases, targets, strict=True) if not some]
     about, masks, said = [], [], dict[int, int]()
     for i, mask in match_targets(result.phrases, sample.targets):
         said |= {t: said.get(t, 0) + 1 for t in targets[i]}

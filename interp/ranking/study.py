@@ -6,6 +6,7 @@ not computed again, and batches are always cut the same way, so that a run which
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast, get_args
@@ -129,6 +130,7 @@ def rank(
             keys.append(key)
             bar.update(len(group))
     manifest = {**settings, "batch": batch, "samples": len(ids), "asked": asked}
+    manifest["batches"] = hashlib.sha256(" ".join(keys).encode()).hexdigest()
     return ranking_of(plan, done, lambda i: _again(kept, keys[i]), asked, by, manifest)
 
 

@@ -329,6 +329,18 @@ def test_a_failed_sample_is_recorded_and_the_others_stay():
     assert ranking.manifest["skipped"] == 3
 
 
+def test_phrases_that_name_nothing_are_counted_and_the_commonest_told():
+    samples = scenes(6)
+    for i in (1, 3):
+        samples[i] = replace(samples[i], targets=(Target("umbrella", samples[i].targets[0].mask),))
+    samples[4] = replace(samples[4], targets=(samples[4].targets[1],))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("interp.ranking.measure.captures", forgiving)
+        ranking = quick(FakeLMM(0.3), samples, metrics=["nss"])
+    assert ranking.manifest["phrases"] == 7
+    assert ranking.manifest["unmatched"] == {"phrases": 5, "commonest": [["dog", 3], ["chair", 2]]}
+
+
 def forgiving(lmm, samples, **options):
     """Captures whose attention does not depend on the targets, which are wrong here."""
     plain = {s.id: s for s in scenes(6)}

@@ -47,6 +47,7 @@ RANKED = {
         "a head, best first: the ranking that needs no masks (arXiv 2503.06287)",
         HEAD
         | {
+            "frequency_as_published": Column("the same by the published code's threshold", "", SHARE),
             "frequency": Column("share of the phrases for which the head is among the first ten", "", SHARE),
             "image_mass": Column("mean share of attention that goes to the image", "", COUNT),
             "entropy": Column("mean spatial entropy of the map: 0 is one blob", "nats", COUNT),
