@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -16,7 +17,6 @@ from interp.models._overlay import ADAPTER, PROJECTOR
 
 WHOLE, INDEX, ADAPTER_CONFIG = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 STAGES = {"projector": "projector", "adapter": "language model", "full": "whole model"}
-SAMPLED = 64
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Point:
         return fetched(self.place, self.revision)
 
     def digest(self) -> str:
-        """SHA-256 over its files' names, sizes, headers and bytes (64 places of 64 KiB in files above 64 MiB)."""
+        """SHA-256 over its files' names, sizes and bytes."""
         files = {header.file for header in self.tensors.values()} | {ADAPTER_CONFIG}
         there = [path for name in sorted(files) if (path := self.folder() / name).is_file()]
         return digest_of(there)
@@ -154,14 +154,22 @@ def fetched(place: str, revision: str | None = None) -> Path:
 
 
 def digest_of(files: Sequence[Path]) -> str:
-    """SHA-256 over the files' names and sizes and over their bytes; of large files over a sample of them."""
-    digest, piece = hashlib.sha256(), 1 << 16
-    for path in files:
-        size = path.stat().st_size
+    """SHA-256 over the files' names, sizes and bytes. In one process a file is read again only if it changed."""
+    return _digest(tuple((path, *_state(path)) for path in files))
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Size, times and place on the disk: a copy that keeps the time of writing has another time of change."""
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(files: tuple[tuple[Path, int, int, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, size, *_ in files:
         digest.update(f"{path.name} {size}\n".encode())
-        whole = size <= SAMPLED * piece * 16
         with open(path, "rb") as file:
-            for i in range(-(-size // piece) if whole else SAMPLED):
-                file.seek(i * piece if whole else i * (size - piece) // (SAMPLED - 1))
-                digest.update(file.read(piece))
+            while piece := file.read(1 << 24):
+                digest.update(piece)
     return digest.hexdigest()
