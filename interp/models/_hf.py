@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
+
+from interp.models._folder import BASE
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
@@ -33,12 +37,30 @@ def load(model_class: Any, checkpoint: str, **from_pretrained: Any) -> tuple[tor
             "Download or save it again."
         )
     hub = {k: v for k, v in from_pretrained.items() if k in HUB_OPTIONS}
-    processor = AutoProcessor.from_pretrained(checkpoint, **hub)
-    if processor.patch_size is None:  # processors saved before 2025 leave these three to the model
-        processor.patch_size = model.config.vision_config.patch_size
-        processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
-        processor.num_additional_image_tokens = int("clip_vision" in model.config.vision_config.model_type)
-    return model.eval(), processor
+    return model.eval(), completed(AutoProcessor.from_pretrained(_with_processor(checkpoint), **hub), model.config)
+
+
+def completed(processor: Any, config: Any) -> Any:
+    """The processor; or, if it was saved before 2025, a copy with three settings that only the model had."""
+    vision = getattr(config, "vision_config", None)
+    strategy = getattr(config, "vision_feature_select_strategy", None)
+    wanted = {"patch_size": getattr(vision, "patch_size", None), "vision_feature_select_strategy": strategy}
+    if getattr(processor, "vision_feature_select_strategy", None) in (None, strategy):  # CLIP has a class token
+        wanted["num_additional_image_tokens"] = int("clip_vision" in getattr(vision, "model_type", ""))
+    missing = {k: v for k, v in wanted.items() if v and hasattr(processor, k) and not getattr(processor, k)}
+    if not missing:
+        return processor
+    processor = copy.copy(processor)
+    for name, value in missing.items():
+        setattr(processor, name, value)
+    return processor
+
+
+def _with_processor(checkpoint: str) -> str:
+    """The checkpoint's folder, or base/ beside it where training saved the processor there alone."""
+    files, base = ("processor_config.json", "preprocessor_config.json"), Path(checkpoint).parent / BASE
+    own, beside = (any((folder / file).is_file() for file in files) for folder in (Path(checkpoint), base))
+    return str(base) if Path(checkpoint).is_dir() and beside and not own else checkpoint
 
 
 def listed(names: Sequence[str], limit: int = 20) -> str:

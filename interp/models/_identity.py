@@ -48,8 +48,7 @@ def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, module in model.named_modules():
         if has_offloaded_params(module):
             with align_module_device(module, "cpu"):
-                for own, weight in module.named_parameters(prefix=name, recurse=False):
-                    yield own, weight
+                yield from module.named_parameters(prefix=name, recurse=False)
 
 
 def _bytes(tensor: Tensor) -> Iterator[UInt8[Tensor, " byte"]]:

@@ -14,7 +14,7 @@ from transformers.utils.hub import cached_file
 
 from interp import plugins
 from interp.models import _overlay as overlay
-from interp.models._hf import HUB_OPTIONS, BrokenCheckpoint
+from interp.models._hf import HUB_OPTIONS, BrokenCheckpoint, completed
 from interp.models._lmm import LMM
 from interp.plugins import data_folder, shipped
 
@@ -24,13 +24,15 @@ class UnknownModel(LookupError):
 
 
 def wrap(model: Any, processor: Any) -> LMM:
-    """An LMM of a model and a processor that are loaded already. Neither is changed.
+    """An LMM of a model and a processor that are loaded already. Neither is changed; what an old processor
+    leaves to the model is set in a copy of it.
 
     Raises:
         interp.plugins.UnknownName: no family module for the model's ``model_type``.
     """
     if hasattr(model, "get_base_model"):  # a PEFT model: its layers are inside the base model, unmerged
         model = model.get_base_model()
+    processor = completed(processor, model.config)
     return LMM(model, processor, _family(model.config.model_type), model.config._name_or_path or type(model).__name__)
 
 
@@ -93,17 +95,24 @@ def _find(name: str) -> tuple[str, overlay.Checkpoint | None]:
     """What to give from_pretrained, and the checkpoint to lay over it."""
     for path in (Path(name), data_folder() / name):
         if (path / overlay.BASE / "config.json").is_file():
-            series = overlay.find(path)
-            return str(path / overlay.BASE), series[-1] if series else None
+            series = overlay.paths(path)
+            return _over(path / overlay.BASE, series[-1]) if series else (str(path / overlay.BASE), None)
         if (path.parent / overlay.BASE / "config.json").is_file():
             if path.name == overlay.BASE:
                 return str(path), None
-            series = overlay.find(path.parent)
-            if chosen := next((c for c in series if c.path.name == path.name), None):
-                return str(path.parent / overlay.BASE), chosen
-            there = ", ".join(c.path.name for c in series)
+            series = overlay.paths(path.parent)
+            if chosen := next((c for c in series if c.name == path.name), None):
+                return _over(path.parent / overlay.BASE, chosen)
+            there = ", ".join(c.name for c in series)
             raise UnknownModel(f"{path.parent} has no checkpoint {path.name!r}; there are: {there or 'none'}")
     return (str(data_folder() / name) if (data_folder() / name / "config.json").is_file() else name), None
+
+
+def _over(base: Path, path: Path) -> tuple[str, overlay.Checkpoint | None]:
+    """The checkpoint over its base; a whole model stands by itself."""
+    chosen = overlay.checkpoint(path)
+    overlay.check(chosen)
+    return (str(path), None) if chosen.kind == "full" else (str(base), chosen)
 
 
 def _released(source: str, hub: dict[str, Any]) -> bool:
