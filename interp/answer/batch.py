@@ -16,7 +16,7 @@ from interp.answer.replay import Answer, CaptureError, Rows, answer_ids, generat
 from interp.images import read_image
 from interp.models._lmm import LMM, evaluating
 from interp.types import Capture, PatchGrid, Phrase, Query, Skip, Weighting
-from interp.work.halves import in_halves, split
+from interp.work.halves import in_halves, only_its_own, split
 
 Tokens = Literal["phrases", "all"]
 
@@ -135,7 +135,9 @@ def parse(lmm: LMM, job: Job, answer: Answer, tokens: str) -> Parsed | Exception
                 f"no noun phrase in the answer {text!r}; name words of it with phrases=[...], or use tokens='all'"
             )
         return Parsed(job, answer, text, phrases, np.array(sorted({t for phrase in phrases for t in phrase.tokens})))
-    except ValueError as error:
+    except Exception as error:
+        if not only_its_own(error):
+            raise
         return error
 
 

@@ -23,6 +23,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, Cache, PreTrainedModel
 
 from interp.attention.rows import kernel_rows
+from interp.work.halves import NotForThisModel
 
 Hidden = Callable[[Int[Tensor, "#batch row"]], Bool[Tensor, "#batch #head #row key"]] | None
 """Rows of one call -> which of their edges are knocked out. None: no edge is."""
@@ -32,7 +33,7 @@ Hidden = Callable[[Int[Tensor, "#batch row"]], Bool[Tensor, "#batch #head #row k
 _UNUSED = {"sdpa": {"sliding_window", "s_aux"}, "eager": {"sliding_window"}}
 
 
-class NoAttentionInterface(TypeError):
+class NoAttentionInterface(NotForThisModel):
     """The model's attention cannot be seen: it does not use transformers' attention interface."""
 
 

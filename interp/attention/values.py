@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from interp.types import Weighting
+from interp.work.halves import NotForThisModel
 
 NAMES = ("o_proj", "out_proj", "c_proj", "dense", "wo", "proj", "projection_layer")
 """What transformers calls an attention module's output projection."""
@@ -87,7 +88,7 @@ class ValueNorms:
         got = inputs[0].detach().flatten()
         given = given.to(got.dtype).flatten()
         if got.shape != given.shape or not torch.allclose(got, given, rtol=0, atol=0, equal_nan=True):
-            raise TypeError(
+            raise NotForThisModel(
                 f"{type(module).__name__} changes its heads' outputs before it projects them (a gate or a norm, say), "
                 "so that the norm of a projected value is not what a head passes on; use weighting='attention'"
             )
@@ -103,7 +104,7 @@ def output_projection(module: nn.Module) -> nn.Module:
     found = next((x for name in NAMES if isinstance(x := getattr(module, name, None), nn.Module)), None)
     if found is None:
         children = ", ".join(name for name, _ in module.named_children()) or "none"
-        raise TypeError(
+        raise NotForThisModel(
             f"{type(module).__name__} has no output projection called {', '.join(NAMES)} (its parts: {children}); "
             "use weighting='attention'"
         )
@@ -126,7 +127,7 @@ def output_weight(projection: nn.Module, like: Float[Tensor, "0 inner"]) -> Floa
     else:
         takes = getattr(known, "in_features", like.shape[1])
     if takes != like.shape[1]:
-        raise TypeError(
+        raise NotForThisModel(
             f"the output projection ({type(known).__name__}) takes {takes} numbers and the heads give {like.shape[1]}; "
             "weighting='value' needs a projection of the heads' outputs alone"
         )

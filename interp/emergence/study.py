@@ -26,6 +26,7 @@ from interp.ranking.result import NothingToRank
 from interp.ranking.study import check
 from interp.statistics.nulls import MaskPool, draw
 from interp.types import Query, Sample, Skip, Weighting
+from interp.work.halves import only_its_own
 from interp.work.samples import repeatable
 from interp.work.store import Memory, Store
 
@@ -103,7 +104,9 @@ def _emerge(job: Job, progress: bool) -> Emerged:
             try:
                 measurement, left = measure(job, point, ready)
                 maps[point.step] = example_maps(job, point, ready)
-            except (ValueError, OSError) as error:
+            except Exception as error:
+                if not only_its_own(error):
+                    raise
                 swap.skipped[point.step] = f"{type(error).__name__}: {error}"
                 continue
             measured.append(measurement)

@@ -19,6 +19,7 @@ from interp.emergence.weights import Files, whole
 from interp.models._adapter import deltas
 from interp.models._hf import BrokenCheckpoint, listed
 from interp.models._overlay import read_projector
+from interp.work.halves import only_its_own
 
 
 class Swap:
@@ -78,7 +79,9 @@ class Swap:
                 continue
             try:
                 self.to(point)
-            except (ValueError, OSError) as error:
+            except Exception as error:
+                if not only_its_own(error):
+                    raise
                 self.skipped[point.step] = f"{type(error).__name__}: {error}"
                 continue
             yield point
