@@ -4,10 +4,12 @@ Killed at any moment, the same command goes on; a checkpoint that comes later co
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interp.commands import _options
 from interp.commands import _session as session
+from interp.plugins import data_folder
 
 if TYPE_CHECKING:
     from interp.emergence.timeline import Series
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
         if point.damaged:
             session.say(f"step {point.step} is damaged and left out: {point.damaged}")
     lmm = found.load(**session.placed(options))
-    arguments = session.arguments(options, lmm, metric=[*metrics], model=found.base)
+    arguments = session.arguments(options, lmm, metric=[*metrics], model=_place(found.base))
     arguments = {name: value for name, value in arguments.items() if name not in NOT_OF_THE_RUN}
     name = options.series if "=" not in options.series else f"checkpoints of {found.base}"
     folder = session.begin(options, {"series": name, **arguments}, lmm)
@@ -61,6 +63,12 @@ def run(options: argparse.Namespace) -> None:
     skipped = [{"sample_id": name, "reason": reason} for name, reason in result.skipped]
     session.keep(folder, emergence, tables, skipped)
     session.say(f"{result.computed} of {len(found.sound)} checkpoints computed, the rest was there")
+
+
+def _place(base: str) -> str:
+    """A shipped model by its name alone, so that a run can move with the folder that both lie in."""
+    shipped = data_folder()
+    return str(Path(base).relative_to(shipped)) if Path(base).is_relative_to(shipped) else base
 
 
 def _series(options: argparse.Namespace) -> Series:
