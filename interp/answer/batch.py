@@ -14,6 +14,7 @@ from torch import Tensor
 from interp.answer.phrases import find_phrases, token_offsets
 from interp.answer.replay import Answer, CaptureError, Rows, answer_ids, generate, read, stream
 from interp.images import read_image
+from interp.models._hf import check_text
 from interp.models._lmm import LMM, evaluating
 from interp.types import Capture, PatchGrid, Phrase, Query, Skip, Weighting
 from interp.work.halves import in_halves, only_its_own, split
@@ -68,6 +69,7 @@ def job_of(lmm: LMM, sample_id: str, image: Any, prompt: str, answer: str | None
     text = lmm.family.template(lmm.processor, prompt)
     if answer is not None and lmm.processor.image_token in answer:
         raise CaptureError(f"the answer holds an image place ({lmm.processor.image_token}): {answer!r}; take it out")
+    check_text("answer", answer or "")
     ids = None if answer is None else answer_ids(lmm.tokenizer, text, answer)
     return Job(sample_id, read_image(image), prompt, text, ids, phrases)
 

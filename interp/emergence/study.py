@@ -63,7 +63,7 @@ def emerge(
         interp.ranking.NothingToRank: no checkpoint could be measured; with the reasons.
         interp.plugins.UnknownName: no metric of that name.
     """
-    check(answers, normalise, samples, batch, nulls, weighting)
+    check(answers, normalise, samples, batch, nulls, weighting, seed)
     found = {name: cast(Metric, plugins.get("metrics", name)) for name in dict.fromkeys(metrics)}
     again = _held(repeatable(dataset, samples))
     ids = [s.sample_id if isinstance(s, Skip) else s.id for s in again()]

@@ -37,7 +37,7 @@ def odd_settings(folder: Path) -> list[str]:
     Raises:
         CheckpointMismatch: a configuration that is none.
     """
-    given = _settings(folder)
+    given = settings(folder)
     plain = LoraConfig().to_dict()
     known = UNDERSTOOD | WHERE | NO_NUMBER | {"init_lora_weights", "peft_type"}
     odd = {k: v for k, v in given.items() if k not in known and v != plain.get(k) and v not in (None, False, [], {})}
@@ -48,7 +48,12 @@ def odd_settings(folder: Path) -> list[str]:
     return [f"{k}={v!r}" for k, v in odd.items()]
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def settings(folder: Path) -> dict[str, Any]:
+    """The adapter's configuration as it stands in the file.
+
+    Raises:
+        CheckpointMismatch: it is none.
+    """
     path = folder / ADAPTER_CONFIG
     try:
         given = json.loads(path.read_bytes())
@@ -76,7 +81,7 @@ def deltas(model: nn.Module, folder: Path) -> dict[str, Callable[[], Tensor]]:
             "and save the whole model"
         )
     try:
-        config = LoraConfig(**{k: v for k, v in _settings(folder).items() if k in UNDERSTOOD | WHERE and v is not None})
+        config = LoraConfig(**{k: v for k, v in settings(folder).items() if k in UNDERSTOOD | WHERE and v is not None})
     except (TypeError, ValueError) as error:
         raise CheckpointMismatch(f"{folder / ADAPTER_CONFIG} cannot be used ({error}); save it again") from error
     shapes = shapes_of(path)

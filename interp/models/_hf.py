@@ -69,6 +69,21 @@ def listed(names: Sequence[str], limit: int = 20) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def check_text(what: str, text: str) -> None:
+    """Nothing, if every character of the text is one.
+
+    Raises:
+        ValueError: a half of a character (a lone surrogate), which no tokenizer takes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the {what} {text!r} holds half a character at {error.start}; expected text as UTF-8: give it again, or "
+            "leave that character out"
+        ) from error
+
+
 def template(processor: Any, prompt: str, fallback: str | None = None) -> str:
     """The whole text before the answer, with one image place.
 
@@ -78,6 +93,7 @@ def template(processor: Any, prompt: str, fallback: str | None = None) -> str:
         ValueError: empty prompt, several image places, or no template to put the prompt in.
     """
     mark = processor.image_token
+    check_text("prompt", prompt)
     if not prompt.replace(mark, "").strip():
         raise ValueError(f"the prompt is empty ({prompt!r}); give it a text such as 'Describe the image in detail.'")
     if prompt.count(mark) == 1:
@@ -89,7 +105,13 @@ def template(processor: Any, prompt: str, fallback: str | None = None) -> str:
         )
     if getattr(processor, "chat_template", None):
         said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
-        text = processor.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+        try:
+            text = str(processor.apply_chat_template(said, add_generation_prompt=True, tokenize=False))
+        except Exception as error:  # a template is a program: it may raise anything
+            raise ValueError(
+                f"the processor's chat template fails on the prompt {prompt!r} ({type(error).__name__}: {error}); mend "
+                f"the template, or give the whole text before the answer, with {mark} for the image"
+            ) from error
     elif fallback:
         text = fallback.format(image=mark, prompt=prompt)
     else:

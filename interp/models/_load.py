@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +69,64 @@ def load(
         hub, from_pretrained = {}, {k: v for k, v in from_pretrained.items() if k not in hub}
     family = _family(_model_type(str(name), source, hub))
     placed = "device_map" in from_pretrained or "quantization_config" in from_pretrained
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_of(device)
     dtype = dtype or ("auto" if placed or device.type != "cpu" else torch.float32)
-    model, processor = family.load(source, dtype=dtype, **from_pretrained)
+    with _explained(str(name)):
+        model, processor = family.load(source, dtype=dtype, **from_pretrained)
     if checkpoint:
         overlay.overlay(model, checkpoint)
     if not placed:
         model.to(device)
     check_finite(model, str(name))
     return LMM(model, processor, family, str(name))
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """The device of that name; None is the GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError, ...
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"there is no device {str(device)!r} here ({why}); expected cpu, cuda, cuda:1, ... as far as this machine "
+            "has them, or none for the GPU where there is one"
+        ) from error
+    if found.type == "meta":
+        raise ValueError("the device 'meta' holds no numbers; expected cpu, cuda, cuda:1, ...")
+    return found
+
+
+def check_place(name: str) -> None:
+    """Nothing, if a model of a known family lies there, told from its configuration alone.
+
+    Raises:
+        UnknownModel, interp.plugins.UnknownName: as for `load`.
+    """
+    source, _ = _find(name)
+    if not _released(source, {}):
+        _family(_model_type(name, source, {}))
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """What readers raise on files that are cut off, of other shapes or nonsense, said as a BrokenCheckpoint."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # SafetensorError, RuntimeError, KeyError, RecursionError, ...: any
+        why = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())[:600]
+        raise BrokenCheckpoint(
+            f"{name} cannot be loaded ({type(error).__name__}: {why}): a file is cut off, damaged or of another model; "
+            "fetch or save it again"
+        ) from error
 
 
 @torch.no_grad()
@@ -130,9 +181,10 @@ def _model_type(name: str, source: str, hub: dict[str, Any]) -> str:
     """From the checkpoint's configuration, which transformers need not know: the family registers it."""
     try:
         config, _ = PreTrainedConfig.get_config_dict(source, **hub)
-        return config["model_type"]
-    except (OSError, ValueError, KeyError) as error:
-        problem = ValueError("its config.json names no model_type") if isinstance(error, KeyError) else error
+        return str(config["model_type"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        known = isinstance(error, OSError | ValueError)
+        problem = error if known else ValueError("its config.json names no model_type, or is no object of JSON")
         raise UnknownModel(_nowhere(name, source, problem)) from error
 
 

@@ -64,7 +64,7 @@ def rank(
         ValueError: a bad argument, or a sample id that occurs twice.
         NothingToRank: no phrase could be scored.
     """
-    check(answers, normalise, samples, batch, nulls, weighting)
+    check(answers, normalise, samples, batch, nulls, weighting, seed)
     asked = list(dict.fromkeys(plugins.names("metrics") if metrics is None else metrics))
     found = {name: cast(Metric, plugins.get("metrics", name)) for name in dict.fromkeys([*asked, *MASK_FREE])}
     again = repeatable(dataset, samples)
@@ -111,7 +111,9 @@ def _again(store: Store, key: str) -> Batch:
     return Batch.of(arrays)
 
 
-def check(answers: str, normalise: str, samples: int | None, batch: int, nulls: int, weighting: str) -> None:
+def check(
+    answers: str, normalise: str, samples: int | None, batch: int, nulls: int, weighting: str, seed: int = 0
+) -> None:
     """Nothing, if the options of a run are such as there are; else a ValueError."""
     for name, value, known in (
         ("answers", answers, ("reference", "generated")),
@@ -120,6 +122,6 @@ def check(answers: str, normalise: str, samples: int | None, batch: int, nulls: 
     ):
         if value not in known:
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
-    for name, number, least in (("samples", samples, 1), ("batch", batch, 1), ("nulls", nulls, 0)):
+    for name, number, least in (("samples", samples, 1), ("batch", batch, 1), ("nulls", nulls, 0), ("seed", seed, 0)):
         if number is not None and number < least:
             raise ValueError(f"{name} is {number}; expected at least {least}")

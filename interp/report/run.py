@@ -135,6 +135,15 @@ class Run:
         self.manifest.update(finished=_now(), skipped=[dict(s) for s in skipped])
         self.save_manifest()
 
+    def withdraw(self) -> None:
+        """Takes a run away that this process began and in which nothing was finished: then the corrected command may
+        begin in the same folder."""
+        names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+        new = not self.manifest["resumed"] and self.manifest["finished"] is None
+        if new and names == {"manifest.json", "parts"} and not any((self.folder / "parts").iterdir()):
+            (self.folder / "manifest.json").unlink()
+            (self.folder / "parts").rmdir()
+
     def save_manifest(self) -> None:
         """Writes ``manifest.json`` as it is in memory."""
         write_bytes(self.folder / "manifest.json", (json.dumps(self.manifest, indent=2) + "\n").encode())
