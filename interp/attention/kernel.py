@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, Cache, PreTrainedModel
 
+from interp.attention.guards import drop_hook
 from interp.attention.rows import kernel_rows
 from interp.work.halves import NotForThisModel
 
@@ -184,6 +185,8 @@ def _joined(several: Sequence[Callable[[Tensor], Tensor]]) -> Hidden:
 
 def _note_start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Notes where a forward pass of ``module`` begins, before the layer adds its keys to the cache."""
+    if module not in _watched:
+        return drop_hook(module, _note_start)
     cache = next((x for x in (*args, *kwargs.values()) if isinstance(x, Cache)), None)
     start = 0 if cache is None else int(cache.get_seq_length(getattr(module, "layer_idx", 0)))
     _starts[module] = (start, cache)

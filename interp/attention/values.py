@@ -7,8 +7,7 @@ equation 5. A head may attend to a token whose value it hardly passes on; this t
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args
 
 import torch
@@ -16,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from interp.attention.guards import drop_hook
 from interp.types import Weighting
 from interp.work.halves import NotForThisModel
 
@@ -78,8 +78,16 @@ class ValueNorms:
         with contextlib.ExitStack() as undo:
             undo.callback(self._given.clear)
             for module, projection in self._projections.items():
-                undo.callback(projection.register_forward_pre_hook(functools.partial(self._check, module)).remove)
+                undo.callback(projection.register_forward_pre_hook(self._hook(module, projection)).remove)
             yield
+
+    def _hook(self, module: nn.Module, projection: nn.Module) -> Callable[..., None]:
+        def look(called: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if called is not projection:
+                return drop_hook(called, look)
+            self._check(module, projection, inputs)
+
+        return look
 
     def _check(self, module: nn.Module, projection: nn.Module, inputs: tuple[Any, ...]) -> None:
         given = self._given.pop(module, None)

@@ -84,7 +84,7 @@ def _series(options: argparse.Namespace) -> Series:
 
     if not _listed(options):
         return series(options.series, revisions=options.revisions, base=options.base)
-    pairs = [item.partition("=") for item in re.split(r",(?=[^,=]*=)", options.series)]
+    pairs = [item.partition("=") for item in re.split(r",(?=\s*\d+\s*=)", options.series)]
     if wrong := [step for step, _, _ in pairs if not step.strip().isdecimal()]:
         raise ValueError(
             f"{options.series} is no folder, and {wrong[0]!r} in it no training step; expected a folder of "

@@ -27,10 +27,17 @@ def load(model_class: Any, checkpoint: str, **from_pretrained: Any) -> tuple[tor
     """The model in eval mode and its processor.
 
     Raises:
-        BrokenCheckpoint: with the names of the weights that the checkpoint lacks. transformers would fill them with
-            random numbers and go on.
+        BrokenCheckpoint: with the names of the weights that the checkpoint lacks or has in other shapes. transformers
+            would fill them with random numbers and go on.
     """
-    model, info = model_class.from_pretrained(checkpoint, output_loading_info=True, **from_pretrained)
+    options = {"ignore_mismatched_sizes": True, **from_pretrained}  # an error below, with names and shapes
+    model, info = model_class.from_pretrained(checkpoint, output_loading_info=True, **options)
+    if (other := sorted(info["mismatched_keys"])) and "ignore_mismatched_sizes" not in from_pretrained:
+        told = [f"{name} {tuple(came)}, expected {tuple(wanted)}" for name, came, wanted in other]
+        raise BrokenCheckpoint(
+            f"{checkpoint} has {len(other)} weights of other shapes than its config.json says: {listed(told)}. Take "
+            "the weights and the config.json of one model"
+        )
     if missing := sorted(info["missing_keys"]):
         raise BrokenCheckpoint(
             f"{checkpoint} lacks {len(missing)} of the weights of {model_class.__name__}: {listed(missing)}. "

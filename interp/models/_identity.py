@@ -47,7 +47,7 @@ def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from ((name, there[name]) for name in sorted(there) if isinstance(there[name], Tensor))
     for name, module in model.named_modules():
         if has_offloaded_params(module):
-            with align_module_device(module, "cpu"):
+            with align_module_device(module, torch.device("cpu")):
                 yield from module.named_parameters(prefix=name, recurse=False)
 
 

@@ -195,6 +195,10 @@ def _merge_by_peft(model: torch.nn.Module, path: Path, odd: list[str]) -> None:
             "give back. Merge the adapter where it was trained, and save the whole model"
         )
     keys = set(shapes_of(path / ADAPTER))
+    if not layers_of(keys):
+        raise CheckpointMismatch(
+            f"{path / ADAPTER_CONFIG} has {' '.join(odd)} and no LoRA in it; merge it with PEFT, and save the whole model"
+        )
     homes = [model, getattr(getattr(model, "model", None), "language_model", None)]
     _, home, names = home_of(model, layers_of(keys), path / ADAPTER)
     if any(stored != now for stored, now in names.items()):
@@ -203,7 +207,8 @@ def _merge_by_peft(model: torch.nn.Module, path: Path, odd: list[str]) -> None:
             "and save the whole model"
         )
     config = {h: getattr(h, "peft_config", None) for h in homes if h is not None}
-    training, before = home.training, {n: home.get_submodule(n).weight.detach().clone() for n in names.values()}
+    touched = {key: v.clone() for key, v in home.state_dict().items() if key.endswith("bias") or key[:-7] in names}
+    training = home.training
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error below, with their names
@@ -213,8 +218,7 @@ def _merge_by_peft(model: torch.nn.Module, path: Path, odd: list[str]) -> None:
         adapted.merge_and_unload()
     else:
         adapted.unload()
-        for name, weight in before.items():
-            home.get_submodule(name).weight.data = weight
+        home.load_state_dict(touched, strict=False)
     home.train(training)
     for part, own in config.items():  # PEFT leaves its mark on the model it wrapped
         if own is None and hasattr(part, "peft_config"):

@@ -41,6 +41,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
+        if not path.is_file():
+            raise TypeError("no regular file")
         manifest = json.loads(path.read_text())
         for name, kind in (("arguments", dict), ("versions", dict), ("resumed", list)):
             if not isinstance(manifest[name], kind):
