@@ -19,6 +19,12 @@ from interp.commands import _session
 
 GOES_ON = "\ninterrupted. The same command goes on from what is finished."
 USAGE_ERROR, INTERRUPTED, UNEXPECTED = 2, 130, 1
+HINTS = {
+    "OutOfMemoryError": "the GPU's memory is full; try a smaller --batch, --dtype bfloat16 or --device-map auto",
+    "RecursionError": "a file of the input is nested deeper than can be read; expected a plain one",
+    "SafetensorError": "a file of weights is cut off or damaged ({message}); fetch or save it again",
+}
+"""Errors of others that are the user's to mend, by the names of their classes: nothing is imported for them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,20 +95,11 @@ def parser() -> argparse.ArgumentParser:
 def _explain(error: Exception) -> int:
     """Prints one message; an error that says what came and what was expected is the user's to mend."""
     message = str(error)
-    if type(error).__name__ == "OutOfMemoryError":
-        print(
-            "interp: the GPU's memory is full; try a smaller --batch, --dtype bfloat16 or --device-map auto",
-            file=sys.stderr,
-        )
-        return USAGE_ERROR
-    if isinstance(error, RecursionError):
-        print("interp: a file of the input is nested deeper than can be read; expected a plain one", file=sys.stderr)
-        return USAGE_ERROR
-    expected = isinstance(error, ValueError | LookupError | OSError | ImportError) and not isinstance(
-        error, KeyError | IndexError
-    )
-    if expected and message:
-        print(f"interp: {message}", file=sys.stderr)
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    hint = next((hint for kind, hint in HINTS.items() if kind in kinds), "")
+    expected = kinds & {"ValueError", "LookupError", "OSError", "ImportError", "NotForThisModel"}
+    if hint or (message and expected and not kinds & {"KeyError", "IndexError"}):
+        print(f"interp: {hint.format(message=message) or message}", file=sys.stderr)
         return USAGE_ERROR
     print(
         f"interp: unexpected {type(error).__name__}: {message}\nRun the command with --debug for the whole traceback.",

@@ -197,7 +197,8 @@ def _merge_by_peft(model: torch.nn.Module, path: Path, odd: list[str]) -> None:
     keys = set(shapes_of(path / ADAPTER))
     if not layers_of(keys):
         raise CheckpointMismatch(
-            f"{path / ADAPTER_CONFIG} has {' '.join(odd)} and no LoRA in it; merge it with PEFT, and save the whole model"
+            f"{path / ADAPTER_CONFIG} has {' '.join(odd)} and no LoRA in it; merge it with PEFT, and save the whole "
+            "model"
         )
     homes = [model, getattr(getattr(model, "model", None), "language_model", None)]
     _, home, names = home_of(model, layers_of(keys), path / ADAPTER)
