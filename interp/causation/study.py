@@ -59,7 +59,7 @@ def cause(
 
     Raises:
         ValueError: a bad argument, or "knockout" as intervention: edges are knocked out anyway.
-        interp.ranking.NothingToRank, interp.effect.NothingToMeasure: no phrase names a target.
+        interp.ranking.result.NothingToRank, interp.causation.result.NothingToMeasure: no phrase names a target.
     """
     if intervention == "knockout":
         raise ValueError("intervention is 'knockout'; expected 'mean', 'zero' or 'resample': edges are cut besides")

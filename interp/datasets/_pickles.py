@@ -19,7 +19,11 @@ _KEEPS, _GIVES = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}, {"GET", "BINGET", 
 
 
 class UnsafePickle(DatasetError):
-    """A pickle that names classes or functions: reading it could run its author's code, so it is not read."""
+    """A pickle that names classes or functions, which could run its author's code, or that unfolds without end: it is
+    not read.
+
+    What to do: fetch the data set again from its source, or turn the file into JSON where you trust it.
+    """
 
 
 def read_pickle(data: bytes, name: str) -> Any:

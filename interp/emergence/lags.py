@@ -17,6 +17,9 @@ def half_way(curve: Float[np.ndarray, "row step"], steps: Float[np.ndarray, " st
     """Per row the step at which it has first come half the way from its first value to its last, linear between steps.
 
     NaN for one that ends where it began, or that is undefined somewhere.
+
+    >>> half_way(np.array([[0.0, 0.25, 1.0]]), np.array([0.0, 100.0, 400.0])).tolist()
+    [200.0]
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         share = (curve - curve[:, :1]) / (curve[:, -1:] - curve[:, :1])

@@ -34,7 +34,10 @@ _TWICE = {
 
 
 class CheckpointMismatch(ValueError):
-    """A checkpoint whose weights are not those of the model."""
+    """A checkpoint's weights are not those of the model that it is laid over, or not all of them are read.
+
+    What to do: give the base that it was trained from; the message lists the keys or files at fault.
+    """
 
 
 def files_in(folder: Path) -> set[str]:

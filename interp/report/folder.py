@@ -28,7 +28,11 @@ _OURS = (
 
 
 class RunConflict(ValueError):
-    """The folder holds a run with other arguments, weights or versions; the message names the difference."""
+    """The folder holds a run with other arguments, weights or versions, or something that is no run.
+
+    What to do: the same arguments to go on with it, another ``--out`` to keep it, ``--force`` to start over. The
+    message names the difference.
+    """
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -23,7 +23,11 @@ SURE = 0.05
 
 
 def keyed(words: pd.DataFrame) -> pd.MultiIndex:
-    """One key per row of ``sample_id, word``: the n-th occurrence of a word in an image counts for itself."""
+    """One key per row of ``sample_id, word``: the n-th occurrence of a word in an image counts for itself.
+
+    >>> keyed(pd.DataFrame({"sample_id": "1", "word": ["dog", "dog", "cat"]})).tolist()
+    [('1', 'dog', 0), ('1', 'dog', 1), ('1', 'cat', 0)]
+    """
     occurrence = words.groupby(["sample_id", "word"]).cumcount()
     return pd.MultiIndex.from_arrays([words["sample_id"], words["word"], occurrence], names=KEY)
 
@@ -59,6 +63,13 @@ def differences(
     bootstrap interval over images (`intervals.bootstrap`); ``p``: two-sided sign-flip test over images, corrected for
     all columns in ``p_corrected`` (`intervals.sign_flip`); ``favours``: a or b, whichever is better, where the interval
     leaves 0 out and p is below ``SURE``, else nothing. With few images the bootstrap's interval alone is too narrow.
+
+    >>> a, b = np.array([[0.0], [1.0], [0.0], [0.0]]), np.array([[1.0], [1.0], [1.0], [np.nan]])
+    >>> row = differences(a, b, ["1", "2", "3", "3"], higher_is_better=True, seed=0).iloc[0]
+    >>> int(row["n"]), float(row["difference"].round(2))  # the NaN takes its pair away
+    (3, 0.67)
+    >>> float(row["p"].round(1)), row["favours"]  # two images of three say nothing sure
+    (0.5, '')
     """
     gap = b.astype(np.float64) - a
     both = np.isfinite(gap)
@@ -88,6 +99,10 @@ def wide(phrases: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """A row per phrase (keyed by `KEY`), a column per combination of ``by``; NaN where a phrase has no value.
 
     ``phrases`` is tidy, of one metric: the columns of `KEY`, of ``by``, and ``value``.
+
+    >>> rows = {"sample_id": "1", "word": "dog", "occurrence": 0, "heads": ["paper", "top1"], "value": [0.2, 0.7]}
+    >>> wide(pd.DataFrame(rows), ["heads"]).to_dict("records")
+    [{'paper': 0.2, 'top1': 0.7}]
     """
     table: Any = phrases.set_index([*KEY, *by])["value"].unstack(list(by), sort=False)
     return table

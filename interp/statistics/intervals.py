@@ -41,6 +41,10 @@ def cluster_sums(values: Float[np.ndarray, "phrase *axes"], clusters: Sequence[s
 
     Raises:
         ValueError: not one cluster per row.
+
+    >>> sums = cluster_sums(np.array([1.0, np.nan, 3.0]), ["dog.jpg", "dog.jpg", "cat.jpg"])
+    >>> sums.total[:, 0].tolist(), sums.number[:, 0].tolist()  # cat.jpg comes first
+    ([3.0, 1.0], [1.0, 1.0])
     """
     if len(clusters) != len(values):
         raise ValueError(f"got {len(clusters)} clusters for {len(values)} rows of values; expected one image per row")
@@ -58,7 +62,11 @@ def cluster_sums(values: Float[np.ndarray, "phrase *axes"], clusters: Sequence[s
 
 
 def mean(values: Float[np.ndarray, "phrase *axes"]) -> Float[np.ndarray, "*axes"]:
-    """Mean over the rows where the value is finite; NaN where none is."""
+    """Mean over the rows where the value is finite; NaN where none is.
+
+    >>> mean(np.array([[1.0, np.nan], [3.0, np.nan]])).tolist()
+    [2.0, nan]
+    """
     finite = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.where(finite, values, 0.0).sum(0, dtype=np.float64) / finite.sum(0)
@@ -80,6 +88,14 @@ def bootstrap(
 
     Raises:
         ValueError: ``level`` outside 0..1, no repeats, or not one cluster per row.
+
+    >>> hits = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 1.0])
+    >>> images = ["a", "a", "a", "b", "b", "c"]
+    >>> low, high = bootstrap(hits, images, seed=0)  # the mean is 0.67
+    >>> float(low), float(high)
+    (0.0, 1.0)
+    >>> bootstrap(hits[:3], images[:3], seed=0).low.item()  # a single image says nothing of others
+    nan
     """
     if not 0 < level < 1 or repeats < 1:
         raise ValueError(f"got level={level}, repeats={repeats}; expected 0 < level < 1 and at least one repeat")
@@ -114,6 +130,13 @@ def sign_flip(
 
     Raises:
         ValueError: an unknown alternative, no repeats, or not one cluster per row.
+
+    >>> gains = np.array([[0.2, 0.1], [0.3, -0.1], [0.2, 0.1], [0.4, -0.1], [0.3, 0.1]])  # 5 images, 2 heads
+    >>> test = sign_flip(gains, list("abcde"), seed=0)
+    >>> test.p.round(2).tolist()  # the first wins in each image: about 1 of 2 ** 5 flips is as extreme
+    [0.03, 0.5]
+    >>> test.p_corrected.round(2).tolist()
+    [0.06, 0.69]
     """
     if alternative not in ("greater", "two-sided") or repeats < 1:
         raise ValueError(

@@ -31,8 +31,18 @@ def draw(seed: int, *names: object) -> np.random.Generator:
 
 
 def half(seed: int, sample_id: str) -> int:
-    """0 or 1: which half of the images this one belongs to, from the seed and its id alone."""
+    """0 or 1: which half of the images this one belongs to, from the seed and its id alone.
+
+    >>> [half(0, name) for name in ("a", "b", "c", "d")], half(0, "a") == half(0, "a")
+    ([1, 0, 0, 0], True)
+    """
     return _digest("half", seed, sample_id)[0] & 1
+
+
+def halves(seed: int, images: Iterable[str]) -> dict[str, int]:
+    """Image id -> 0 or 1: two halves of equal size (or one more), from the seed and the set of ids alone."""
+    ordered = sorted(set(images), key=lambda image: _digest("half", seed, image))
+    return {image: place % 2 for place, image in enumerate(ordered)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +65,7 @@ class MaskPool:
         for sample in samples:
             for i, target in enumerate(sample.targets):
                 if target.mask.any():
-                    rows.append((sample.id, i, float(target.mask.mean()), np.packbits(_small(target.mask))))
+                    rows.append((sample.image_id, i, float(target.mask.mean()), np.packbits(_small(target.mask))))
         rows.sort(key=lambda row: row[:2])
         bits = np.array([row[3] for row in rows], dtype=np.uint8).reshape(len(rows), SIDE * SIDE // 8)
         usual = np.zeros((SIDE, SIDE))

@@ -9,7 +9,10 @@ import torch
 
 
 class NotForThisModel(TypeError):
-    """What was asked cannot be had of this model, whatever the sample."""
+    """What was asked cannot be had of this model, whatever the sample.
+
+    What to do: ask for something else, such as maps of attention in place of value-weighted ones.
+    """
 
 
 def in_halves(group: Sequence[Any], work: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
