@@ -48,8 +48,10 @@ def read_image(source: Any, frame: int | None = None, *, upright: bool = True) -
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source).expanduser()
-        with _explained(path), Image.open(path) as opened:
-            pixels = _from_pil(opened, frame, str(path), upright)
+        with _explained(path):
+            _check_regular(path)
+            with Image.open(path) as opened:
+                pixels = _from_pil(opened, frame, str(path), upright)
     elif isinstance(source, Image.Image):
         pixels = _from_pil(source, frame, f"PIL image of mode {source.mode}", upright)
     elif isinstance(source, np.ndarray):
@@ -59,6 +61,12 @@ def read_image(source: Any, frame: int | None = None, *, upright: bool = True) -
     else:
         raise ImageError(f"cannot read an image from {type(source).__name__}; expected {KINDS}")
     return np.array(pixels, dtype=np.uint8, order="C")
+
+
+def _check_regular(path: Path) -> None:
+    """Nothing, unless it is a pipe or a device, at which reading would wait for ever."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ImageError(f"{path} is a pipe, a device or a socket; expected a file: copy what it gives into one")
 
 
 def digest(image: np.ndarray) -> str:

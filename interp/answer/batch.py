@@ -15,9 +15,10 @@ from torch import Tensor
 from interp.answer.phrases import answer_text, find_phrases
 from interp.answer.replay import Answer, CaptureError, Rows, answer_ids, generate, read, stream
 from interp.images import read_image
+from interp.models._hf import check_text
 from interp.models._lmm import LMM, evaluating
 from interp.types import Capture, PatchGrid, Phrase, Query, Skip, Weighting
-from interp.work.halves import in_halves, split
+from interp.work.halves import in_halves, only_its_own, split
 
 Tokens = Literal["phrases", "all"]
 
@@ -73,6 +74,7 @@ def job_of(lmm: LMM, sample_id: str, image: Any, prompt: str, answer: str | None
     _check_turn(lmm, prompt, text)
     if answer is not None and lmm.processor.image_token in answer:
         raise CaptureError(f"the answer holds an image place ({lmm.processor.image_token}): {answer!r}; take it out")
+    check_text("answer", answer or "")
     ids = None if answer is None else answer_ids(lmm.tokenizer, text, answer)
     return Job(sample_id, read_image(image), prompt, text, ids, phrases, answer)
 
@@ -156,7 +158,9 @@ def parse(lmm: LMM, job: Job, answer: Answer, tokens: str) -> Parsed | Exception
                 f"no noun phrase in the answer {text!r}; name words of it with phrases=[...], or use tokens='all'"
             )
         return Parsed(job, answer, text, phrases, np.array(sorted({t for phrase in phrases for t in phrase.tokens})))
-    except ValueError as error:
+    except Exception as error:
+        if not only_its_own(error):
+            raise
         return error
 
 

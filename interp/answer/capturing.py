@@ -13,8 +13,10 @@ from typing import Any, Literal, get_args
 
 from interp.answer.batch import How, Job, Tokens, capture_batch, job_of, skip_of
 from interp.answer.replay import CaptureError
+from interp.images import read_image
 from interp.models._lmm import LMM
 from interp.types import Capture, Query, Sample, Skip, Weighting
+from interp.work.halves import only_its_own
 
 
 def _how(tokens: Any, query: Any, streaming: bool, max_new_tokens: int, given: bool, weighting: Any, end: bool) -> How:
@@ -75,9 +77,15 @@ def capture(
     """
     how = _how(tokens, query, streaming, max_new_tokens, answer is not None, weighting, end)
     (result,) = capture_batch(lmm, [job_of(lmm, sample_id, image, prompt, answer, phrases)], how)
-    if isinstance(result, Exception):
+    if not isinstance(result, Exception):
+        return result
+    if isinstance(result, ValueError | OSError | TypeError):
         raise result
-    return result
+    size = " x ".join(map(str, read_image(image).shape[:2]))
+    raise CaptureError(
+        f"{lmm.name} cannot take this image of {size} pixels with this text: {type(result).__name__}: {result}; try "
+        "another size or a shorter text"
+    ) from result
 
 
 def captures(
@@ -128,7 +136,9 @@ def _captures(
                 answer = sample.answer if reference else None
                 asked = phrases(sample) if phrases is not None else None
                 jobs.append(job_of(lmm, sample.id, sample.image, sample.prompt, answer, asked))
-            except (ValueError, OSError) as error:
+            except Exception as error:
+                if not only_its_own(error):
+                    raise
                 jobs.append(skip_of(sample.id, error))
         done = iter(capture_batch(lmm, [job for job in jobs if isinstance(job, Job)], how))
         for job in jobs:

@@ -10,6 +10,8 @@ from interp.commands import _options
 
 if TYPE_CHECKING:
     from interp.answer.maps import Heads
+    from interp.models._lmm import LMM
+    from interp.segmentation.method import Method
     from interp.types import Head
 
 OPTIONS = ("prompting", "choice", "min_confidence", "merge", "weights", "end", "remove_corners")
@@ -70,6 +72,19 @@ def heads_of(text: str, ranking: str | None = None, by: str | None = None) -> He
     if not re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
         raise ValueError(f"--heads {text!r} is none of: all, released, LAYER:HEAD,LAYER:HEAD,... , topK with --ranking")
     return [Head(*(int(number) for number in head.split(":"))) for head in text.split(",")]
+
+
+def check_heads(method: Method, lmm: LMM) -> None:
+    """Nothing, if the model has the method's heads and there is a weight for each.
+
+    Raises:
+        ValueError: else.
+    """
+    import torch
+
+    from interp.answer.maps import reduce_heads
+
+    reduce_heads(torch.zeros(1, lmm.layers, lmm.heads, 1, 1), method.heads, method.weights)
 
 
 def top_heads(folder: str, k: int, by: str | None = None) -> list[Head]:

@@ -8,7 +8,7 @@ import argparse
 
 from interp.commands import _options
 from interp.commands import _session as session
-from interp.commands._options import positive
+from interp.commands._options import natural, positive
 
 HELP = "what heads do: words without them, and without their edges"
 CHOSEN = ("metric", "weighting", "intervention", "where", "generate", "answers", "draws", "seed", "batch", "copies")
@@ -35,7 +35,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     _options.source(sub)
     sub.add_argument("--draws", type=positive, default=8, metavar="N", help="random sets beside each (default: 8)")
     sub.add_argument("--copies", type=positive, default=64, metavar="N", help="interventions at a time (default: 64)")
-    sub.add_argument("--seed", type=int, default=0, help="of draws, halves and intervals (default: 0)")
+    sub.add_argument("--seed", type=natural, default=0, help="of draws, halves and intervals (default: 0)")
     _options.batch(sub)
     _options.shared(sub)
 

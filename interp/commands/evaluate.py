@@ -49,7 +49,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--max-new-tokens", type=_options.positive, default=128, metavar="N", help="of an answer (default: 128)"
     )
-    sub.add_argument("--seed", type=int, default=0, help="of the intervals (default: 0)")
+    sub.add_argument("--seed", type=_options.natural, default=0, help="of the intervals (default: 0)")
     sub.add_argument("--batch", type=_options.positive, default=8, metavar="N", help="samples at a time (default: 8)")
     _options.shared(sub)
 
@@ -101,6 +101,7 @@ def _from_model(options: argparse.Namespace, dataset: Iterable[Any]) -> tuple[Ru
     name = options.segmenter or default_segmenter()
     segmenter = interp.load_segmenter(name, options.checkpoint, options.device)
     lmm = session.load(options)
+    _masks.check_heads(method, lmm)
     settings = {
         **session.arguments(options, lmm),
         "segmenter": name,

@@ -60,7 +60,7 @@ def compare(
         NothingToCompare: they have none in common.
         ValueError, interp.plugins.UnknownName: as for `interp.rank`, or an unknown effect.
     """
-    check(answers, normalise, samples, batch, nulls, weighting)
+    check(answers, normalise, samples, batch, nulls, weighting, seed)
     check_kinds(answers, rows, mentions, "none", by)
     if wrong := [e for e in effects if e not in EFFECTS]:
         raise ValueError(f"no effect {wrong[0]!r}; expected some of {', '.join(EFFECTS)}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +15,11 @@ from interp.datasets import _files
 from interp.datasets._annotations import AnnotationFile, Box, Entry, ImageEntry, Key, LeftOut
 from interp.datasets._coco_masks import decode
 from interp.datasets._files import DatasetError
+from interp.datasets._pickles import UnsafePickle, read_pickle
 from interp.types import Sample, Skip, Target
 
+__all__ = ["Expressions", "Referent", "ReferringSample", "UnsafePickle", "load", "read_pickle"]
 PROMPT = "Describe the image in detail."
-_ALLOWED = {"set", "frozenset"}
 
 
 class _Annotation(TypedDict):
@@ -41,13 +40,6 @@ class _Ref(TypedDict):
 class _Sentence(TypedDict):
     sent: str
     sent_id: NotRequired[Key]
-
-
-class UnsafePickle(DatasetError):
-    """A pickle that names classes or functions: reading it could run its author's code, so it is not read.
-
-    What to do: fetch the data set again from its source, or turn the file into JSON where you trust it.
-    """
 
 
 @dataclass(frozen=True)
@@ -151,34 +143,6 @@ def _sentences(told: AnnotationFile, ref: Entry, annotations: Mapping[Any, Entry
     return []
 
 
-def read_pickle(data: bytes, name: str) -> Any:
-    """The plain values (lists, dicts, tuples, sets, texts, numbers) of a pickle.
-
-    Raises:
-        UnsafePickle: it asks for anything else.
-        DatasetError: it is damaged.
-    """
-    try:
-        return _Plain(io.BytesIO(data), encoding="utf-8", errors="replace").load()
-    except UnsafePickle as error:
-        raise UnsafePickle(f"{name}: {error}") from error
-    except Exception as error:  # damaged pickles raise anything
-        raise DatasetError(f"{name} is no pickle that can be read ({error!r}); fetch it again") from error
-
-
-class _Plain(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("builtins", "__builtin__") and name in _ALLOWED:
-            return {"set": set, "frozenset": frozenset}[name]
-        raise UnsafePickle(
-            f"the pickle asks for {module}.{name}; only plain lists, dicts, texts and numbers are read, since a class "
-            "could run code: save it as JSON instead"
-        )
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise UnsafePickle("the pickle refers to objects outside it; save it as JSON instead")
-
-
 def _read_refs(path: Path) -> Any:
     return _files.read_json(path, list) if path.suffix == ".json" else read_pickle(path.read_bytes(), str(path))
 
@@ -186,7 +150,7 @@ def _read_refs(path: Path) -> Any:
 def _refs_file(root: Path, split: str) -> tuple[Path, str]:
     """The refs file, and the split without the name of its author."""
     by, _, name = split.rpartition(":")
-    found = sorted(p for p in root.glob("refs(*).*") if p.suffix in (".p", ".json"))
+    found = sorted(p for p in root.glob("refs(*).*") if p.suffix in (".p", ".json") and p.is_file())
     named = {p.stem.removeprefix("refs(").removesuffix(")"): p for p in found}  # of a .p and a .json, the .p
     if by in named:
         return named[by], name

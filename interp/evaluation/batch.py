@@ -17,6 +17,7 @@ from interp.models._lmm import LMM
 from interp.segmentation.method import Method
 from interp.segmentation.study import segment_capture
 from interp.types import Capture, Query, Sample, Skip, Weighting
+from interp.work.halves import only_its_own
 
 Task = Literal["gcg", "instances", "referring", "narrative"]
 
@@ -86,7 +87,9 @@ def _record(lmm: LMM, segmenter: Segmenter, sample: Sample, captured: Capture | 
         return made
     try:
         made = segment_capture(captured, sample.image, segmenter, method=how.method, normalise=how.normalise)
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        if not only_its_own(error):
+            raise
         failed = record(sample, f"{type(error).__name__}: {error}")
         return dataclasses.replace(failed, answer=captured.answer)
     return record(sample, made)
