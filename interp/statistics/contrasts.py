@@ -58,12 +58,13 @@ def differences(
     ``a``, ``b``: means over the ``n`` phrases where both are defined; ``difference`` = b - a; ``low`` to ``high``: 95 %
     bootstrap interval over images (`intervals.bootstrap`); ``p``: two-sided sign-flip test over images, corrected for
     all columns in ``p_corrected`` (`intervals.sign_flip`); ``favours``: a or b, whichever is better, where the interval
-    leaves 0 out and p is below ``SURE``, else nothing. With few images the bootstrap's interval alone is too narrow.
+    leaves 0 out and p is below ``SURE``, else nothing. Below `intervals.FEWEST` images intervals and p are NaN, and
+    nothing is favoured.
     """
     gap = b.astype(np.float64) - a
     both = np.isfinite(gap)
     gap = np.where(both, gap, np.nan)
-    interval = intervals.bootstrap(gap, images, seed=seed)
+    interval = intervals.bootstrap(gap, images, seed=seed, rates=False)
     test = intervals.sign_flip(gap, images, seed=seed, alternative="two-sided")
     frame = pd.DataFrame(
         {

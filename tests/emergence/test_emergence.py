@@ -90,9 +90,9 @@ def test_grounding_after_or_before_the_loss_has_a_lag_of_that_sign(loss_step, si
 
 def test_noun_recall_is_the_share_of_all_targets_that_answers_name():
     (m,) = planted_series(0, 0)[:1]
-    named = {"image 0": (1, 2), "image 1": (3, 3), "image 2": (0, 1)}
+    named = {"image 0": (1, 2), "image 1": (3, 3), "image 2": (0, 1), "image 3": (1, 1), "image 4": (1, 2)}
     row = emergence([Measurement(m.step, m.stage, m.scores, {}, named)]).steps.iloc[0]
-    assert row.recall == pytest.approx(4 / 6) and row.recall_low < 4 / 6 < row.recall_high and np.isnan(row.loss)
+    assert row.recall == pytest.approx(6 / 9) and row.recall_low < 6 / 9 < row.recall_high and np.isnan(row.loss)
 
 
 def test_agreement_of_a_step_with_a_later_one_is_that_of_scipy():
