@@ -405,6 +405,6 @@ def test_words_of_several_tokens_do_not_flatter_a_head_unseen():
     )
     (row,) = report._lengths({"phrases": table}, "pointing_game", 0)
     assert (row["one"], row["one_n"], row["several"], row["several_n"]) == ("0.500", "2", "0.750", "2")
-    assert row["one_interval"] == "0.250 to 0.750"
+    assert row["one_interval"] == "– to –"  # two images say nothing of others
     alike = table.assign(tokens=1)
     assert report._lengths({"phrases": alike}, "pointing_game", 0) == []
