@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: .venv/demo.stamp
 	$(BIN)/interp demo --out runs/demo
@@ -20,8 +20,12 @@ check: .venv/check.stamp
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -m slow tests/test_notebooks.py
 
+# make docs SKIP=1 does not execute the notebooks.
+docs: .venv/docs.stamp
+	$(BIN)/python docs/build.py $(if $(SKIP),--skip-notebooks)
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info
 
 .venv/demo.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[english,eval]"
@@ -34,6 +38,10 @@ clean:
 .venv/check.stamp: .venv/test.stamp
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[english,eval,lens,dev,notebooks]"
 	touch $@
+
+.venv/docs.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[english,eval,docs]"
+	touch $@ .venv/demo.stamp
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -24,60 +24,87 @@ from typing import Any
 import numpy as np
 
 import interp
+from interp.answer import phrases
+from interp.answer.parser import load_parser
 from interp.datasets import scenes
 from interp.emergence.frozen import inputs_cache, vision_cache
 from interp.emergence.study import METRICS
 from interp.plugins import get
-from interp.ranking import batch as batches
+from interp.ranking.batch import Plan
+from interp.ranking.measure import score_batch
 from interp.statistics.nulls import MaskPool
 
+Scores = list[dict[str, np.ndarray]]
 
-def main() -> None:
-    """Prints the figures and writes them to --out."""
+
+def options() -> argparse.Namespace:
+    """What is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("series", help="a shipped model or a folder of checkpoint-N with base/")
     parser.add_argument("--samples", type=int, default=40)
     parser.add_argument("--checkpoints", type=int, default=12, help="the last ones; 0: all")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("runs/bench_series.json"))
-    a = parser.parse_args()
+    return parser.parse_args()
+
+
+def read(a: argparse.Namespace) -> tuple[MaskPool, list[list[Any]]]:
+    """The pool of masks for nulls, and the samples in batches."""
+    samples = list(scenes.load("", "test", a.samples))
+    return MaskPool.of(samples), [samples[i : i + a.batch] for i in range(0, len(samples), a.batch)]
+
+
+def measure(lmm: Any, pool: MaskPool, groups: list[list[Any]], known: Any = None) -> Scores:
+    """Every batch's scores."""
     metrics = {name: get("metrics", name) for name in METRICS}
+    how = ("reference", "answer", "predicting", 0, 8, 128, "attention", known)
+    plan = Plan(lmm, metrics, pool, *how)  # type: ignore[arg-type]
+    return [score_batch(plan, group, False) for group in groups]
 
-    def read() -> tuple[MaskPool, list[list[Any]]]:
-        samples = list(scenes.load("", "test", a.samples))
-        return MaskPool.of(samples), [samples[i : i + a.batch] for i in range(0, len(samples), a.batch)]
 
-    def measure(lmm: Any, pool: MaskPool, groups: list[list[Any]], known: Any = None) -> list[dict[str, np.ndarray]]:
-        how = ("reference", "answer", "predicting", 0, 8, 128, "attention", known)
-        plan = batches.Plan(lmm, metrics, pool, *how)  # type: ignore[arg-type]
-        return [batches.score_batch(plan, group, False) for group in groups]
+def parsing() -> Callable[[str, str | None], Any]:
+    """A parser that has read no text yet."""
+    return lru_cache(maxsize=4096)(lambda text, parser: load_parser(parser)(text))
 
-    def alone(point: Any) -> list[dict[str, np.ndarray]]:
-        return measure(interp.load(point.place, device="cpu"), *read())
 
-    series = interp.series(a.series)
-    points = series.sound[-a.checkpoints :] if a.checkpoints else series.sound
+def equal(ours: Scores, theirs: Scores) -> bool:
+    """Whether all scores are the same, bit by bit."""
+    return all(
+        np.array_equal(x[k], y[k], equal_nan=True) for x, y in zip(ours, theirs, strict=True) for k in x if k != "about"
+    )
+
+
+def in_turns(a: argparse.Namespace, series: Any, points: Any) -> tuple[Any, dict[str, dict[str, float]], list[int]]:
+    """The model, seconds spent each way, and the bytes kept beside the model after each checkpoint."""
+
+    def alone(point: Any) -> Scores:
+        phrases.parsed = parsing()
+        return measure(interp.load(point.place, device="cpu"), *read(a))
+
+    usual = phrases.parsed
     alone(points[0])  # both ways warm
     spent = {way: {"wall": 0.0, "processor": 0.0} for way in ("in place", "afresh")}
-    held, known = [], {}
-    parser._parsed.cache_clear()
-    lmm, given = timed(spent["in place"], lambda: (series.load(device="cpu"), read()))
+    held, known, own = [], {}, parsing()
+    lmm, given = timed(spent["in place"], lambda: (series.load(device="cpu"), read(a)))
     with series.swap(lmm) as swap, inputs_cache(lmm), vision_cache(lmm.model) as cache:
         for point in points:
+            phrases.parsed = own
             ours = timed(spent["in place"], lambda point=point: at(swap, cache, point) or measure(lmm, *given, known))
-            parsed, parser._parsed = parser._parsed, lru_cache(parser._parsed.__wrapped__)
             theirs = timed(spent["afresh"], lambda point=point: alone(point))
-            parser._parsed = parsed
-            same = all(
-                np.array_equal(x[k], y[k], equal_nan=True)
-                for x, y in zip(ours, theirs, strict=True)
-                for k in x
-                if k != "about"
-            )
-            if not same:
+            if not equal(ours, theirs):
                 raise SystemExit(f"step {point.step}: scores differ from those of the checkpoint loaded afresh")
             gc.collect()
-            held.append(sum(t.numel() * t.element_size() for t in swap._pristine.values()))
+            held.append(swap.kept_bytes)
+    phrases.parsed = usual
+    return lmm, spent, held
+
+
+def main() -> None:
+    """Prints the figures and writes them to --out."""
+    a = options()
+    series = interp.series(a.series)
+    points = series.sound[-a.checkpoints :] if a.checkpoints else series.sound
+    lmm, spent, held = in_turns(a, series, points)
     found = {
         "series": series.name,
         "checkpoints": len(points),

@@ -16,12 +16,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from tqdm import tqdm
 
 import interp
+from head_patching import patching
 from interp import cli
-from interp.datasets import scenes
 from interp.report.files import write_bytes
 from interp.report.run import Run
 
@@ -116,87 +114,52 @@ def draw(steps: pd.DataFrame, runs: dict[str, Run], metric: str, path: Path) -> 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from interp.plots.style import NULL, style, words
+    from interp.plots.style import style
 
     with style():
         figure, panels = plt.subplots(
             2, len(runs), figsize=(4.4 * len(runs) + 0.6, 6.4), squeeze=False, layout="constrained"
         )
         for column, (model, run) in enumerate(runs.items()):
-            heads, colour = run.read_table("heads").set_index(["layer", "head"]), COLOURS[column % 2]
-            x, y = (heads[heads["metric"] == name] for name in (metric, MEASURE))
-            y = y.reindex(x.index)
-            axes = panels[0, column]
-            for low, high, at, vertical in (
-                (y["low"], y["high"], x["mean"], True),
-                (x["low"], x["high"], y["mean"], False),
-            ):
-                (axes.vlines if vertical else axes.hlines)(at, low, high, color="#c4c9d0", linewidth=0.7)
-            axes.plot(x["mean"], y["mean"], "o", color=colour, markersize=4)
-            rho = run.read_table("correlation").set_index("measure").loc[MEASURE]
-            said = f"ρ {rho['rho']:.2f} [{rho['low']:.2f}, {rho['high']:.2f}]"
-            axes.set(xlabel=words(metric), ylabel="harm without the head (nats)", title=f"{model}: {said}")
-            axes.axhline(0, color=NULL, linewidth=0.8)
-            own = steps[steps["model"] == model].sort_values("step")
-            axes = panels[1, column]
-            places = range(len(own))
-            for name, shade, label in (("own", colour, "own thing hidden"), ("background", NULL, "background hidden")):
-                axes.plot(places, own[name], "o-", color=shade, markersize=4, label=label)
-                axes.fill_between(places, own[f"{name}_low"], own[f"{name}_high"], color=shade, alpha=0.18, linewidth=0)
-            axes.set_xticks(places, [str(s) for s in own["step"]], rotation=60)
-            axes.set(xlabel="training step", ylabel="harm (nats)")
-            other = axes.twinx()
-            other.plot(
-                places, own["grounding"], "s:", color="#009e73", markersize=3.5, label=f"best head's {words(metric)}"
-            )
-            other.set_ylabel(words(metric))
-            other.spines["right"].set_visible(True)
-            lines = [*axes.get_lines(), *other.get_lines()]
-            axes.legend(lines, [str(line.get_label()) for line in lines], loc="upper left", fontsize=7)
+            colour = COLOURS[column % 2]
+            _heads(panels[0, column], model, run, metric, colour)
+            _steps(panels[1, column], steps[steps["model"] == model].sort_values("step"), metric, colour)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
 
-@torch.no_grad()
-def patching(model: str, pairs: int, seed: int = 0) -> pd.DataFrame:
-    """``pair clean corrupted layer head recovered flips``: each head's output at the noun's predicting row, patched.
+def _heads(axes: Any, model: str, run: Run, metric: str, colour: str) -> None:
+    """Effect against grounding, a mark a head, with the intervals of both."""
+    from interp.plots.style import NULL, words
 
-    Recovered: the share of the difference in log p(clean noun) - log p(corrupted noun) that the patch brings back.
-    """
-    lmm = interp.load(model, device="cpu")
-    bridge, rows, rng = interp.to_lens(lmm), [], np.random.default_rng(seed)
-    short = [n for n in scenes.nouns() if len(lmm.tokenizer(f" {n}", add_special_tokens=False).input_ids) == 1]
-    for pair in tqdm(range(pairs), desc="pairs"):
-        names = [str(n) for n in rng.choice(short, 2, replace=False)]
-        asked = []
-        for noun in names:
-            image = scenes.compose(scenes.generator("test", pair + 1), (noun,)).image
-            said = f"There is a {noun}."
-            asked.append(interp.lens_prompt(lmm, image, scenes.DESCRIBE[0], said, phrases=noun))
-        clean, corrupted = asked
-        at = clean.rows[clean.phrases[0].tokens[0]]
-        wanted, other = (p.input_ids[0, at + 1] for p in asked)
+    heads = run.read_table("heads").set_index(["layer", "head"])
+    x, y = (heads[heads["metric"] == name] for name in (metric, MEASURE))
+    y = y.reindex(x.index)
+    axes.vlines(x["mean"], y["low"], y["high"], color="#c4c9d0", linewidth=0.7)
+    axes.hlines(y["mean"], x["low"], x["high"], color="#c4c9d0", linewidth=0.7)
+    axes.plot(x["mean"], y["mean"], "o", color=colour, markersize=4)
+    rho = run.read_table("correlation").set_index("measure").loc[MEASURE]
+    said = f"ρ {rho['rho']:.2f} [{rho['low']:.2f}, {rho['high']:.2f}]"
+    axes.set(xlabel=words(metric), ylabel="harm without the head (nats)", title=f"{model}: {said}")
+    axes.axhline(0, color=NULL, linewidth=0.8)
 
-        def gap(logits: torch.Tensor, at: int = at, wanted: Any = wanted, other: Any = other) -> float:
-            return float(logits[0, at, wanted] - logits[0, at, other])
 
-        found, cache = bridge.run_with_cache(clean.input_ids, **clean.inputs)
-        high, low = gap(found), gap(bridge(corrupted.input_ids, **corrupted.inputs))
-        for layer in range(lmm.layers):
-            name = f"blocks.{layer}.attn.hook_z"
-            for head in range(lmm.heads):
+def _steps(axes: Any, own: pd.DataFrame, metric: str, colour: str) -> None:
+    """Harm of hiding the thing, of hiding background, and the best head's grounding, checkpoint by checkpoint."""
+    from interp.plots.style import NULL, words
 
-                def patch(
-                    z: Any, hook: Any, head: int = head, name: str = name, at: int = at, cache: Any = cache
-                ) -> Any:
-                    z[:, at, head] = cache[name][:, at, head]
-                    return z
-
-                logits = bridge.run_with_hooks(corrupted.input_ids, fwd_hooks=[(name, patch)], **corrupted.inputs)
-                about = {"pair": pair, "clean": names[0], "corrupted": names[1], "layer": layer, "head": head}
-                flips = bool(logits[0, at].argmax() == wanted)
-                rows.append({**about, "recovered": (gap(logits) - low) / (high - low), "flips": flips})
-    return pd.DataFrame(rows)
+    places = range(len(own))
+    for name, shade, label in (("own", colour, "own thing hidden"), ("background", NULL, "background hidden")):
+        axes.plot(places, own[name], "o-", color=shade, markersize=4, label=label)
+        axes.fill_between(places, own[f"{name}_low"], own[f"{name}_high"], color=shade, alpha=0.18, linewidth=0)
+    axes.set_xticks(places, [str(s) for s in own["step"]], rotation=60)
+    axes.set(xlabel="training step", ylabel="harm (nats)")
+    other = axes.twinx()
+    other.plot(places, own["grounding"], "s:", color="#009e73", markersize=3.5, label=f"best head's {words(metric)}")
+    other.set_ylabel(words(metric))
+    other.spines["right"].set_visible(True)
+    lines = [*axes.get_lines(), *other.get_lines()]
+    axes.legend(lines, [str(line.get_label()) for line in lines], loc="upper left", fontsize=7)
 
 
 def main() -> None:

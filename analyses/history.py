@@ -26,9 +26,6 @@ from interp.answer.maps import coverage, phrase_maps, reduce_heads
 from interp.answer.targets import match_targets
 from interp.datasets import scenes
 from interp.metrics import pointing_game
-from interp.models import _overlay as checkpoints
-from interp.models._lmm import LMM
-from interp.plugins import data_folder
 from interp.statistics import intervals
 from interp.types import Capture, Sample
 
@@ -38,7 +35,7 @@ def named(answer: str) -> set[str]:
     return set(re.findall(r"[a-z]+", answer.lower())) & set(scenes.nouns())
 
 
-def naming(lmm: LMM, samples: Sequence[Sample], batch: int) -> dict[str, float]:
+def naming(lmm: interp.LMM, samples: Sequence[Sample], batch: int) -> dict[str, float]:
     """Noun recall and precision 0..1 over all objects of the samples."""
     hits = wanted = said = 0
     for start in tqdm(range(0, len(samples), batch), desc="captions", leave=False):
@@ -91,14 +88,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/history"))
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
-    home = Path(a.model) if Path(a.model).is_dir() else data_folder() / a.model
     samples = list(scenes.load("", "test", a.samples))
     file = a.out / "history.csv"
     rows = pd.read_csv(file).to_dict("records") if file.exists() else []
-    for checkpoint in checkpoints.find(home):
+    for checkpoint in interp.series(a.model).points:
         if any(row["step"] == checkpoint.step for row in rows):
             continue
-        lmm = interp.load(str(checkpoint.path))
+        lmm = interp.load(checkpoint.place)
         row = {"step": checkpoint.step, "trained": checkpoint.kind, **naming(lmm, samples, a.batch)}
         ways = [("reference", "predicting"), ("reference", "self")] + [("generated", "predicting")] * a.generated
         for answers, query in ways:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from scipy.ndimage import gaussian_filter
 
 from interp import plugins
 from interp.answer.maps import coverage
+from interp.contracts import Metric
 from interp.datasets import scenes
 from interp.ranking.scoring import score_sample
 from interp.statistics import intervals
@@ -96,48 +97,30 @@ def one_set(law: str, images: int, heads: int, side: int, seed: int, known: Sequ
     masks, others, nulls = (torch.stack([p[k] for p in places]) for k in range(3))
     ids = [p[3] for p in places]
     image = np.unique(ids, return_inverse=True)[1]
-    metrics = {name: m for name in plugins.names("metrics") if (m := plugins.get("metrics", name)).uses_mask}
+    known_metrics = {name: cast(Metric, plugins.get("metrics", name)) for name in plugins.names("metrics")}
+    metrics = {name: metric for name, metric in known_metrics.items() if metric.uses_mask}
     maps = np.stack([maps_of(kind, rng, masks, image, heads) for kind in KINDS], 1)
     attention = torch.from_numpy(maps).float()
     attention /= attention.sum((-1, -2), keepdim=True)
-    scores = score_sample(attention, attention, masks, others, nulls, metrics)
-    partners = in_image(image)
-    on_partners = torch.stack([masks[p] for p in partners], 1)
+    scores = score_sample(attention, attention, masks, others, nulls, in_image(image), metrics)
     return [
         {"test": test, "law": law, "images": images, "metric": name, "kind": kind, "set": seed, "heads": heads,
          "found": int((p[k] <= 0.05).sum())}
         for name, metric in metrics.items()
         for test, gap in (
-            ("things", scores[name].values - scores[name].null),
-            ("word", contrast(metric, attention, others, on_partners, masks, partners)),
+            ("things", (scores[name].values - scores[name].null) * (1 if metric.higher_is_better else -1)),
+            ("word", scores[name].specificity),
         )
-        for p in [intervals.sign_flip(gap * (1 if metric.higher_is_better else -1), ids, seed=seed, repeats=2000).p]
+        for p in [intervals.sign_flip(gap, ids, seed=seed, repeats=2000).p]
         for k, kind in enumerate(KINDS)
     ]  # fmt: skip
 
 
 def in_image(image: np.ndarray) -> np.ndarray:
-    """[partner phrase]: the other phrases of each phrase's image, -1 where there are no more."""
+    """[phrase slot]: the other phrases of each phrase's image, -1 where there are no more."""
     others = [np.flatnonzero((image == own) & (np.arange(len(image)) != i)) for i, own in enumerate(image)]
     most = max(map(len, others))
-    return np.array([np.pad(o, (0, most - len(o)), constant_values=-1) for o in others]).T
-
-
-def contrast(
-    metric: Any, maps: torch.Tensor, others: torch.Tensor, on: torch.Tensor, masks: torch.Tensor, partners: np.ndarray
-) -> np.ndarray:
-    """Per phrase the mean over the image's other phrases of half (own map on own mask - own map on other mask + other
-    map on other mask - other map on own mask): effects of the map alone and of the mask alone cancel."""
-    own = metric.score(maps, masks, others).numpy()
-    parts = []
-    for k, other in enumerate(partners):
-        away = metric.score(maps, on[:, k], others).numpy()
-        back = metric.score(maps[other], masks, others).numpy()
-        parts.append(np.where((other < 0)[:, None, None], np.nan, (own - away + own[other] - back) / 2))
-    parts = np.stack(parts)
-    there = np.isfinite(parts)
-    with np.errstate(invalid="ignore"):
-        return np.where(there, parts, 0).sum(0) / there.sum(0)
+    return np.array([np.pad(o, (0, most - len(o)), constant_values=-1) for o in others])
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

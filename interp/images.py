@@ -18,7 +18,10 @@ KINDS = "a path, a PIL image, an array (height, width, 3) or a tensor (3, height
 
 
 class ImageError(ValueError):
-    """Not an image that can be read; the message says what came, what was expected and how to mend it."""
+    """Not an image that can be read: missing, damaged, animated, or of a shape or range with no single reading.
+
+    What to do: the message says what came and how to mend it, such as which axis to move or what to divide by.
+    """
 
 
 def read_image(source: Any, frame: int | None = None) -> UInt8[np.ndarray, "height width 3"]:
@@ -34,6 +37,13 @@ def read_image(source: Any, frame: int | None = None) -> UInt8[np.ndarray, "heig
     Raises:
         ImageError: unreadable, cut off, animated, without pixels, too large to be honest, or of a shape, type or range
             of values that has no single reading.
+
+    >>> read_image(np.full((1, 1), 0.5)).tolist()  # floats are 0..1, grey becomes RGB
+    [[[128, 128, 128]]]
+    >>> read_image(np.full((1, 1), 7.0))
+    Traceback (most recent call last):
+        ...
+    interp.images.ImageError: array (1, 1) of float64 has values 7..7: floats must be 0..1; divide them by 255, ...
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source).expanduser()

@@ -22,11 +22,18 @@ COMMANDS = "commands"
 
 
 class UnknownName(LookupError):
-    """No plug-in of that name; the message lists those that exist."""
+    """No model family, data set, metric, segmenter or command of that name.
+
+    What to do: take one of those that the message lists (``interp list`` shows them all), or add a file of that name.
+    """
 
 
 def names(kind: str) -> list[str]:
-    """Sorted names of the plug-ins of one of the ``KINDS``, or of the commands."""
+    """Sorted names of the plug-ins of one of the ``KINDS``, or of the commands.
+
+    >>> names("datasets")
+    ['coco', 'folder', 'gcg', 'narratives', 'refcoco', 'scenes']
+    """
     if kind not in (*KINDS, COMMANDS):
         raise UnknownName(f"no plug-in kind {kind!r}; there are: {', '.join(KINDS)}")
     package = importlib.import_module(f"interp.{kind}")
@@ -48,6 +55,11 @@ def check(kind: str, name: str) -> None:
 
     Raises:
         UnknownName: with the names that exist and the nearest one.
+
+    >>> check("metrics", "pointing_gane")
+    Traceback (most recent call last):
+        ...
+    interp.plugins.UnknownName: no metric called 'pointing_gane'; did you mean 'pointing_game'? There are: ...
     """
     known = names(kind)
     if name not in known:

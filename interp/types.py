@@ -19,12 +19,27 @@ Query = Literal["predicting", "self"]
 """Which row stands for an answer token: the row of the token before it, which predicts it, or its own row."""
 
 
+Rows = Literal["mean", "first", "last"]
+"""Which of a word's rows make its map: the mean over its tokens, or the first or last token's alone. The row that
+predicts the first token is the only one that cannot have read the word."""
+
+
+By = Literal["specificity", "mean"]
+"""What heads are chosen by: how well they tell the named thing from the others, or their mean score."""
+
+
 Weighting = Literal["attention", "value"]
 """What a map holds: attention, or attention times the norm of what the head would pass on (see `interp.attention`)."""
 
 
 class Head(NamedTuple):
-    """One attention head, counted from 0: ``Head(14, 24)`` is printed as ``L14 H24``."""
+    """One attention head, counted from 0: ``Head(14, 24)`` is printed as ``L14 H24``.
+
+    >>> print(Head(14, 24))
+    L14 H24
+    >>> Head(14, 24) == (14, 24)
+    True
+    """
 
     layer: int
     head: int
@@ -43,13 +58,22 @@ class Target:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its prompt (plain text, no template, no image placeholder), reference answer and targets."""
+    """One image with its prompt (plain text, no template, no image placeholder), reference answer and targets.
+
+    ``id`` tells samples apart, ``image_id`` images: samples of one image share it, and every interval and test takes
+    the image for its unit of chance. Unless it is given, a sample has an image of its own.
+    """
 
     id: str
     image: UInt8[np.ndarray, "height width 3"]
     prompt: str
     answer: str | None = None
     targets: tuple[Target, ...] = ()
+    image_id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.image_id:
+            object.__setattr__(self, "image_id", self.id)
 
 
 @dataclass(frozen=True)
@@ -60,6 +84,10 @@ class PatchGrid:
     left padding). ``box`` = (x0, y0, x1, y1) is the area that the whole grid covers, in pixels of the original
     image; every cell has the same size. It overhangs the image where the processor padded, and lies inside it where
     the processor cropped.
+
+    >>> grid = PatchGrid(np.arange(5, 9).reshape(2, 2), box=(0.0, 0.0, 336.0, 336.0))
+    >>> grid.shape, int(grid.token_index[1, 0])  # the patch in row 1, column 0 is token 7 of the sequence
+    ((2, 2), 7)
     """
 
     token_index: Int[np.ndarray, "row col"]
@@ -166,6 +194,12 @@ class Segmentation:
     of the mask's IoU, about 0..1, NaN where it makes none. ``candidates`` are all masks that the segmenter proposed
     with their scores, if they were asked for. ``skipped`` names the phrases that were left out or have no mask, and
     why. ``details`` say how it was made: heads, prompting, segmenter, ...
+
+    >>> mask = np.array([[[True, False], [False, False]]])
+    >>> dog = Phrase("a dog", "dog", "dog", 2, 5, (1,))
+    >>> made = Segmentation("1.jpg", "What is it?", "A dog.", (dog,), np.zeros((1, 2)), mask, np.array([0.9]))
+    >>> made.image_size, made.to_frame()["area"].item()
+    ((2, 2), 0.25)
     """
 
     sample_id: str

@@ -58,6 +58,13 @@ def capture(
     Raises:
         CaptureError: no answer, no noun phrase in it, or attention that is not a number.
         ValueError: bad image, prompt, answer or option.
+
+    >>> import interp
+    >>> from interp.datasets import scenes
+    >>> lmm, scene = interp.load("mini-llava"), scenes.sample("test", 0)
+    >>> found = interp.capture(lmm, scene.image, scene.prompt, "A cup and a frog.")
+    >>> [phrase.text for phrase in found.phrases], tuple(found.attention.shape)  # token, layer, head, row, col
+    ([' A cup', 'a frog'], (6, 6, 8, 12, 12))
     """
     how = _how(tokens, query, streaming, max_new_tokens, answer is not None, weighting)
     (result,) = capture_batch(lmm, [job_of(lmm, sample_id, image, prompt, answer, phrases)], how)

@@ -38,7 +38,10 @@ PATTERN = "blocks.{}.attn.hook_pattern"
 
 
 class LensMissing(ImportError):
-    """TransformerLens is not installed; the message says how to install it."""
+    """TransformerLens was asked for and is not installed.
+
+    What to do: install the extra ``lens``.
+    """
 
 
 def to_lens(lmm: LMM) -> TransformerBridge:

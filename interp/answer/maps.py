@@ -7,20 +7,26 @@ at i + 0.5; patch centres lie in the middle of their cells (torch's ``align_corn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.types import Capture, Head, PatchGrid, Phrase, PhraseMaps
+from interp.types import Capture, Head, PatchGrid, Phrase, PhraseMaps, Rows
 
 Heads = str | Sequence[Head | tuple[int, int]]
 """``all``: every head (the paper); ``released``: head H-2 of every layer (the released code); or a list."""
 
 
-def phrase_maps(capture: Capture, normalise: str | Capture = "answer", remove_corners: bool = False) -> PhraseMaps:
+def phrase_maps(
+    capture: Capture, normalise: str | Capture = "answer", remove_corners: bool = False, rows: Rows | str = "mean"
+) -> PhraseMaps:
     """One map per phrase, layer and head: the mean attention of the tokens of the phrase's root word.
+
+    ``rows="first"`` or ``"last"`` takes one token's row alone: later tokens' rows have read the word's beginning, and
+    with the query "predicting" the row of the first is the only one that cannot know the word from reading it.
 
     ``normalise="answer"`` subtracts the mean over all answer tokens, A[i] - mean_j A[j], and with it the sinks that
     every token shares (arXiv 2410.08209, section 3.2). ``"none"`` leaves attention as it is (0..1). The capture of a
@@ -31,10 +37,22 @@ def phrase_maps(capture: Capture, normalise: str | Capture = "answer", remove_co
 
     Raises:
         ValueError: a phrase's token was not kept, or the generic capture has another shape, box or query.
+
+    >>> grid = PatchGrid(np.arange(2).reshape(1, 2), box=(0.0, 0.0, 2.0, 1.0))
+    >>> dog = Phrase("a dog", "dog", "dog", 2, 5, tokens=(1, 2))
+    >>> rows = torch.tensor([[0.2, 0.1], [0.4, 0.1]])[:, None, None, None]  # of tokens 1 and 2: one head, 1 x 2 patches
+    >>> about = ("", "", "a dog", ("a", "do", "g"), grid, "predicting", np.array([1, 2]))
+    >>> found = Capture(*about, attention=rows, mean=rows.sum(0) / 3, phrases=(dog,))  # token 0 looks elsewhere
+    >>> phrase_maps(found, "none").maps.flatten()
+    tensor([0.3000, 0.1000])
+    >>> phrase_maps(found).maps.flatten()  # less the mean over the answer's tokens
+    tensor([0.1000, 0.0333])
     """
-    rows = [_rows(capture, phrase) for phrase in capture.phrases]
+    if rows not in get_args(Rows):
+        raise ValueError(f"rows is {rows!r}; expected one of {', '.join(map(repr, get_args(Rows)))}")
+    taken = {"mean": slice(None), "first": slice(1), "last": slice(-1, None)}[rows]
     attention = capture.attention.float()
-    means = [attention[row].mean(0) for row in rows]
+    means = [attention[_rows(capture, phrase)[taken]].mean(0) for phrase in capture.phrases]
     maps = torch.stack(means) if means else attention.new_zeros(0, *attention.shape[1:])
     if isinstance(normalise, Capture):
         generic = _comparable(capture, normalise).mean.to(maps)
@@ -55,6 +73,9 @@ def lower_corners(maps: Float[Tensor, "*map row col"]) -> Float[Tensor, "*map ro
 
     ``remove_corner`` of the released code does so on the maps reduced over heads, with the minimum over all phrases of
     the image: call this after `reduce_heads` for the same argmax.
+
+    >>> lower_corners(torch.arange(9.0).view(3, 3)).tolist()
+    [[0.0, 1.0, 0.0], [3.0, 4.0, 5.0], [0.0, 7.0, 0.0]]
     """
     lowered = maps.clone()
     lowest = maps.amin((-2, -1))
@@ -69,6 +90,13 @@ def head_list(heads: Heads, layers: int, per_layer: int) -> list[Head]:
 
     Raises:
         ValueError: an unknown name, an empty list, a head twice, or one that the model does not have.
+
+    >>> head_list("released", layers=2, per_layer=8)
+    [Head(layer=0, head=6), Head(layer=1, head=6)]
+    >>> head_list([(0, 9)], layers=2, per_layer=8)
+    Traceback (most recent call last):
+        ...
+    ValueError: no such heads: (0, 9); expected layer 0..1 and head 0..7
     """
     if isinstance(heads, str):
         if heads == "all":
@@ -101,6 +129,14 @@ def reduce_heads(
 
     Raises:
         ValueError: as `head_list`; or the weights are not one finite number per head with a positive sum.
+
+    >>> maps = torch.tensor([[0.0, 1.0], [4.0, 5.0]])[None, :, :, None, None]  # a phrase, 2 layers, 2 heads, one patch
+    >>> reduce_heads(maps).item(), reduce_heads(maps, [(1, 0), (1, 1)]).item()
+    (2.5, 4.5)
+    >>> reduce_heads(maps, [(1, 0), (1, 1)], weights=[3, 1]).item()
+    4.25
+    >>> reduce_heads(maps, "released").item()  # of two heads, the first of each layer
+    2.0
     """
     values = maps.maps if isinstance(maps, PhraseMaps) else maps
     chosen = head_list(heads, *values.shape[1:3])
@@ -123,6 +159,13 @@ def coverage(
 
     A patch may cut through pixels and overhang the image; what hangs over is not covered. A soft mask says which share
     of each pixel (0..1) is covered.
+
+    >>> mask = np.zeros((1, 2, 3), dtype=bool)
+    >>> mask[0, :, 2] = True  # the right column of an image that is 3 pixels wide
+    >>> coverage(mask, PatchGrid(np.arange(4).reshape(2, 2), box=(0.0, 0.0, 3.0, 2.0)))[0].tolist()
+    [[0.0, 0.6666666865348816], [0.0, 0.6666666865348816]]
+    >>> coverage(mask, PatchGrid(np.arange(4).reshape(2, 2), box=(0.0, 0.0, 4.0, 2.0)))[0].tolist()  # padded
+    [[0.0, 0.5], [0.0, 0.5]]
     """
     x0, y0, x1, y1 = _box(grid)
     n, height, width = masks.shape
@@ -142,6 +185,11 @@ def to_pixels(
     Where the box overhangs the image (padding), that part is cut off; where it ends inside the image (centre crop),
     the pixels outside are NaN. Equals torch's bicubic ``interpolate`` to the padded square followed by the cut
     (arXiv 2410.08209, section 3.2) when the box has whole pixels.
+
+    >>> grid = PatchGrid(np.arange(4).reshape(2, 2), box=(0.0, 0.0, 4.0, 4.0))
+    >>> pixels = to_pixels(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), grid, (4, 6))
+    >>> pixels.shape, pixels[0, 0].isnan().tolist()  # the two columns on the right lie outside the crop
+    (torch.Size([1, 4, 6]), [False, False, False, False, True, True])
     """
     height, width = image_size
     if height < 1 or width < 1:
@@ -166,6 +214,9 @@ def argmax_points(maps: Float[Tensor, "phrase height width"]) -> Float[np.ndarra
     """The highest pixel of each map as (x, y), NaN pixels left aside, the first one in reading order if several.
 
     (NaN, NaN) where there is no highest pixel: the map is constant or all NaN.
+
+    >>> argmax_points(torch.tensor([[[0.0, 0.0], [0.0, 2.0], [0.0, 1.0]], [[1.0, 1.0]] * 3])).tolist()
+    [[1.0, 1.0], [nan, nan]]
     """
     flat = maps.flatten(1)
     defined = ~flat.isnan()
@@ -178,7 +229,11 @@ def argmax_points(maps: Float[Tensor, "phrase height width"]) -> Float[np.ndarra
 
 
 def above(pixels: Float[Tensor, "phrase height width"], share: float) -> Bool[np.ndarray, "phrase height width"]:
-    """Where each map exceeds its minimum by more than ``share`` of its range; nowhere if it is constant or NaN."""
+    """Where each map exceeds its minimum by more than ``share`` of its range; nowhere if it is constant or NaN.
+
+    >>> above(torch.tensor([[[0.0, 1.0], [2.0, 4.0]]]), 0.4).tolist()
+    [[[False, False], [True, True]]]
+    """
     lowest = pixels.nan_to_num(nan=torch.inf).amin((1, 2), keepdim=True)
     highest = pixels.nan_to_num(nan=-torch.inf).amax((1, 2), keepdim=True)
     found = (pixels > lowest + share * (highest - lowest)) & (highest > lowest)

@@ -16,7 +16,10 @@ PARSERS = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_web_s
 
 
 class ParserMissing(ImportError):
-    """No spaCy pipeline to find noun phrases with; the message says how to install one."""
+    """No spaCy pipeline to find noun phrases with is installed.
+
+    What to do: install the extra ``english``.
+    """
 
 
 def load_parser(name: str | None = None) -> Language:

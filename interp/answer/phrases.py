@@ -23,7 +23,10 @@ Offsets = Sequence[tuple[int, int]]
 
 
 class PhraseError(ValueError):
-    """A phrase that was asked for cannot be had from this answer; the message says what can."""
+    """A phrase that was asked for is not in the answer, or no token overlaps its root word.
+
+    What to do: ask for one of the phrases that the message lists, or leave ``phrases`` out to get all noun phrases.
+    """
 
 
 def find_phrases(
@@ -47,6 +50,10 @@ def find_phrases(
     Raises:
         PhraseError: a phrase is not in the answer, or no token overlaps its root.
         ParserMissing: no spaCy pipeline is installed.
+
+    >>> found = find_phrases("A brown dog sits.", [(0, 1), (1, 7), (7, 11), (11, 16), (16, 17)])
+    >>> found[0].text, found[0].root, found[0].tokens
+    ('A brown dog', 'dog', (2,))
     """
     doc = parsed(answer, parser)
     if phrases is None:

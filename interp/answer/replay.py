@@ -17,7 +17,11 @@ from interp.types import Weighting
 
 
 class CaptureError(ValueError):
-    """A sample whose attention cannot be captured; the message says why and what to do."""
+    """A sample's attention cannot be captured: no answer, no noun phrase in it, or attention that is not a number.
+
+    What to do: give an answer or ``phrases``; for numbers that are none, load the model with another ``dtype``. A study
+    skips such a sample and says so.
+    """
 
 
 @dataclass(frozen=True)

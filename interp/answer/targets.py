@@ -26,6 +26,13 @@ def match_targets(
 
     Raises:
         ValueError: masks of different sizes.
+
+    >>> dog = Phrase("a wet dog", "dog", "dog", 6, 9, (2,))
+    >>> left, right = np.array([[True, False]]), np.array([[False, True]])
+    >>> match_targets([dog], [Target("brown dog", left), Target("cat", right)])  # by its noun: the first target
+    [(0, array([[ True, False]]))]
+    >>> match_targets([dog], [Target("dog", left), Target("dog", right)])[0][1].tolist()  # both dogs
+    [[True, True]]
     """
     sizes = {t.mask.shape: t.phrase for t in targets}
     if len(sizes) > 1:

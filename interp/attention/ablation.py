@@ -58,6 +58,15 @@ def ablate(
 
     Raises:
         ValueError: no such head, mode or rows; a reference that is missing or of another model.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    >>> model, ids = LlamaForCausalLM(LlamaConfig(vocab_size=9, **sizes)).eval(), torch.tensor([[1, 2, 3]])
+    >>> plain = model(ids).logits
+    >>> with ablate(model, [(1, 0)]):
+    ...     changed = model(ids).logits
+    >>> torch.equal(plain, changed), torch.equal(plain, model(ids).logits)
+    (False, True)
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode is {mode!r}; expected one of {', '.join(map(repr, get_args(Mode)))}")

@@ -29,6 +29,16 @@ def knockout(model: nn.Module, queries: Any, keys: Any, heads: Heads | None = No
 
     Raises:
         ValueError: positions or heads that do not exist; a row of which every key that it sees is knocked out.
+
+    >>> from interp.attention.record import record
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    >>> model, ids = LlamaForCausalLM(LlamaConfig(vocab_size=9, **sizes)).eval(), torch.tensor([[1, 2, 3]])
+    >>> with knockout(model, queries=[2], keys=[0]), record(model, queries=[2]) as seen:
+    ...     logits = model(ids).logits
+    >>> row = seen.attention[0, 0, 0, 0]
+    >>> row[0].item(), round(row.sum().item(), 3)
+    (0.0, 1.0)
     """
     own = _Knockout(positions(queries, "queries"), positions(keys, "keys"), None if heads is None else Chosen(heads))
     if own.chosen is not None and not own.chosen.layers:

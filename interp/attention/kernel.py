@@ -33,7 +33,11 @@ _UNUSED = {"sdpa": {"sliding_window", "s_aux"}, "eager": {"sliding_window"}}
 
 
 class NoAttentionInterface(TypeError):
-    """The model's attention cannot be seen: it does not use transformers' attention interface."""
+    """The model's attention cannot be seen: it does not use transformers' attention interface.
+
+    What to do: take transformers' own class of the model in place of remote code, or record one of its parts; of a
+    paged cache, generate without continuous batching.
+    """
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,14 @@ def head_outputs(model: nn.Module, rows: Any, layers: Sequence[int] | None = Non
 
     That is the attention-weighted sum of values before the output projection (TransformerLens calls it ``hook_z``).
     ``rows``: positions for all samples, or an Int tensor [sample row] with -1 for absent (NaN there).
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    >>> model, ids = LlamaForCausalLM(LlamaConfig(vocab_size=9, **sizes)).eval(), torch.tensor([[1, 2, 3]])
+    >>> with head_outputs(model, rows=[2]) as seen:
+    ...     logits = model(ids).logits
+    >>> seen.outputs.shape  # sample, layer, head, row, dim
+    torch.Size([1, 2, 2, 1, 4])
     """
     modules = attention_modules(model, layers)
     own = HeadOutputs(modules, positions(rows, "rows"))

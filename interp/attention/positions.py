@@ -27,6 +27,13 @@ def positions(positions: Any, name: str) -> Int[Tensor, "sample row"]:
 
     Raises:
         ValueError: anything but whole numbers, or a negative one (-1 is allowed per sample).
+
+    >>> positions(range(3), "queries")
+    tensor([[0, 1, 2]])
+    >>> positions([0.5], "queries")
+    Traceback (most recent call last):
+        ...
+    ValueError: queries must be whole numbers from 0 up, or an Int tensor [sample row] ...; got [0.5]
     """
     try:
         x = torch.as_tensor(positions if isinstance(positions, Tensor) else list(positions)).detach().cpu()

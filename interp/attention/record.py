@@ -59,6 +59,17 @@ def record(
         TypeError: with ``weighting="value"``, modules whose output projection is not known, or does not get the heads'
             outputs as they are.
         ValueError: for positions that are not whole numbers from 0 up, or a layer that does not exist.
+
+    >>> import torch
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    >>> model, ids = LlamaForCausalLM(LlamaConfig(vocab_size=9, **sizes)).eval(), torch.tensor([[1, 2, 3]])
+    >>> with record(model, queries=[0, 2], keys=[0, 1, 2]) as seen:
+    ...     logits = model(ids).logits
+    >>> seen.attention.shape  # sample, layer, head, row, key
+    torch.Size([1, 2, 2, 2, 3])
+    >>> seen.attention[0, 0, 0, 0]  # the first token sees only itself
+    tensor([1., 0., 0.])
     """
     if kind is not None or blocks is not None or type(model).__module__.startswith("diffusers."):
         if not (keys is layers is mean is None) or weighting != "attention":

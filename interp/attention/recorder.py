@@ -16,7 +16,11 @@ from interp.types import Weighting
 
 
 class NotRecorded(RuntimeError):
-    """Attention was asked for that no forward pass has computed."""
+    """Attention was asked for that no forward pass has computed.
+
+    What to do: run the model inside the ``with``, over all positions that were asked for; the message names those that
+    are missing.
+    """
 
 
 class Recorder(Watcher):

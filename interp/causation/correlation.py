@@ -55,7 +55,7 @@ def correlations(scores: Mapping[str, HeadScores], metric: str, seed: int) -> pd
         x, y = (s.values.reshape(len(s.values), -1).astype(np.float64) for s in (first, score))
         defined = np.isfinite(x).any(0) & np.isfinite(y).any(0)
         layer = np.repeat(np.arange(score.values.shape[1]), score.values.shape[2])[defined]
-        pair = _Pair(sign * x[:, defined], first.sample_ids, y[:, defined], score.sample_ids, seed)
+        pair = _Pair(sign * x[:, defined], first.images, y[:, defined], score.images, seed)
         layers = [np.flatnonzero(layer == number) for number in np.unique(layer)]
         over, within = pair.estimate([np.arange(len(layer))], layers), pair.estimate(layers, [])
         rows.append(

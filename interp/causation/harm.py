@@ -34,6 +34,9 @@ INTERVENTIONS = ("zero", "mean", "resample", "knockout")
 
 WHERE = ("word", "answer", "all")
 
+ABOUT = ("sample_id", "image_id", "phrase", "root", "tokens", "area")
+"""What is kept of each phrase."""
+
 
 def effects(
     lmm: Any,
@@ -103,6 +106,7 @@ def effects(
         "how": [intervention, place, keys, metric, weighting, generate, answers, seed, max_new_tokens],
         "reference": None if reference is None else _digest(reference),
         "units": [[list(h) for h in unit] for unit in units.all],
+        "about": ABOUT,
         "version": interp.__version__,
     }
     done, skipped = [], []
@@ -156,8 +160,8 @@ def _batch(lmm: Any, samples: list[Sample | Skip], units: Units, how: How, answe
     if group.subjects:
         plain, found, patches = measure(lmm, group, units.all, how)
         about = [
-            [group.samples[s.sample].id, s.phrase.text, s.phrase.root, len(s.phrase.tokens), float(s.mask.mean())]
-            for s in group.subjects
+            [of.id, of.image_id, s.phrase.text, s.phrase.root, len(s.phrase.tokens), float(s.mask.mean())]
+            for s, of in ((s, group.samples[s.sample]) for s in group.subjects)
         ]
     arrays = {"about": _json(about), "skipped": _json([[s.sample_id, s.reason] for s in group.skipped])}
     for name in Measured._fields:
@@ -175,7 +179,7 @@ def _finish(
     done: list[Mapping[str, np.ndarray]], units: Units, how: How, skipped: tuple[Skip, ...], manifest: dict[str, Any]
 ) -> Effects:
     about = [row for arrays in done for row in json.loads(bytes(arrays["about"]).decode())]
-    phrases = pd.DataFrame(about, columns=["sample_id", "phrase", "root", "tokens", "area"])
+    phrases = pd.DataFrame(about, columns=list(ABOUT))
     for name in Measured._fields:
         phrases[name] = np.concatenate([arrays[f"plain.{name}"] for arrays in done])
     phrases["patches"] = np.concatenate([arrays["patches"] for arrays in done])
@@ -190,10 +194,10 @@ def _finish(
                 null[:, i] = values[:, list(random)].mean(1)
         scores[name] = HeadScores(
             name, True, tuple(phrases["sample_id"]), tuple(phrases["phrase"]),
-            values[:, None, : len(units.names)], null[:, None],
+            values[:, None, : len(units.names)], null[:, None], image_ids=tuple(phrases["image_id"]),
         )  # fmt: skip
         frames.append(pd.concat([_statistics(scores[name], units, how.seed), _among_random(values, units)], axis=1))
-    manifest |= {"phrases": len(phrases), "images": phrases["sample_id"].nunique(), "skipped": len(skipped)}
+    manifest |= {"phrases": len(phrases), "images": phrases["image_id"].nunique(), "skipped": len(skipped)}
     return Effects(pd.concat(frames, ignore_index=True), scores, phrases, units, skipped, manifest)
 
 

@@ -42,7 +42,10 @@ class Cause:
 
 
 class NothingToMeasure(ValueError):
-    """Not one phrase could be measured; the message gives the commonest reasons."""
+    """Not one phrase of any sample could be measured.
+
+    What to do: look at the reason in the message; the answers must name targets that have masks.
+    """
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def cause(
 
     Raises:
         ValueError: a bad argument, or "knockout" as intervention: edges are knocked out anyway.
-        interp.ranking.NothingToRank, interp.effect.NothingToMeasure: no phrase names a target.
+        interp.ranking.result.NothingToRank, interp.causation.result.NothingToMeasure: no phrase names a target.
     """
     if intervention == "knockout":
         raise ValueError("intervention is 'knockout'; expected 'mean', 'zero' or 'resample': edges are cut besides")
@@ -105,4 +105,4 @@ def _by_head(score: HeadScores, shape: tuple[int, int]) -> HeadScores:
     """Units that are all heads in order, as layers and heads."""
     values, null = (None if x is None else x.reshape(len(x), *shape) for x in (score.values, score.null))
     assert values is not None
-    return HeadScores(score.metric, True, score.sample_ids, score.phrases, values, null)
+    return HeadScores(score.metric, True, score.sample_ids, score.phrases, values, null, image_ids=score.image_ids)

@@ -20,7 +20,7 @@ def set_table(found: Effects, seed: int) -> pd.DataFrame:
         if score.null is None:
             continue
         own, null = score.values[:, 0], score.null[:, 0]
-        gap = differences(null, own, score.sample_ids, higher_is_better=True, seed=seed)
+        gap = differences(null, own, score.images, higher_is_better=True, seed=seed)
         rows = found.frame[found.frame["measure"] == name].reset_index(drop=True)
         gap = gap[["difference", "low", "high", "p", "p_corrected"]].add_prefix("gap_")
         frames.append(pd.concat([rows.drop(columns=["layer", "head", "p", "p_corrected"]), gap], axis=1))
@@ -47,7 +47,7 @@ def contrast_table(cut: Mapping[str, Effects], seed: int) -> pd.DataFrame:
         same = (own.phrases["patches"] == other.phrases["patches"]).to_numpy()
         for name in own.scores.keys() & other.scores.keys():
             a, b = (np.where(same[:, None], e.scores[name].values[:, 0], np.nan) for e in (other, own))
-            frame = differences(a, b, own.scores[name].sample_ids, higher_is_better=True, seed=seed)
+            frame = differences(a, b, own.scores[name].images, higher_is_better=True, seed=seed)
             frame.insert(0, "keys", keys)
             frame.insert(0, "measure", name)
             frames.append(frame.drop(columns="favours"))

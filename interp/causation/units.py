@@ -46,6 +46,10 @@ def units_of(heads: Any, layers: int, per_layer: int, draws: int, seed: int) -> 
 
     Raises:
         ValueError: no head, or one that the model does not have.
+
+    >>> units = units_of({"best": [(0, 1), (1, 0)]}, layers=2, per_layer=2, draws=4, seed=0)
+    >>> [str(head) for head in units.asked[0]], [str(head) for head in units.all[units.nulls[0][0]]]
+    (['L0 H1', 'L1 H0'], ['L0 H0', 'L1 H0'])
     """
     named = _named(heads, layers, per_layer)
     units: dict[Unit, int] = {}

@@ -6,6 +6,8 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
+from interp.commands import _options
+
 if TYPE_CHECKING:
     from interp.answer.maps import Heads
     from interp.types import Head
@@ -20,6 +22,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--preset", choices=("paper", "released"), help="arXiv 2410.08209, or what its code does")
     sub.add_argument("--heads", metavar="H", help="all, released, 14:24,14:26,... or top3 of --ranking (default: all)")
     sub.add_argument("--ranking", metavar="DIR", help="the folder of an `interp rank` run, for --heads topK")
+    _options.by(sub)
     sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one per head (default: the mean)")
     sub.add_argument(
         "--prompting", choices=("argmax", "peaks", "box", "mask"), help="how a map prompts (default: argmax)"
@@ -41,7 +44,7 @@ def method_options(options: argparse.Namespace) -> dict[str, Any]:
     if "choice" in given and given["choice"].isdigit():
         given["choice"] = int(given["choice"])
     if options.heads is not None:
-        given["heads"] = heads_of(options.heads, options.ranking)
+        given["heads"] = heads_of(options.heads, options.ranking, getattr(options, "by", None))
     elif options.ranking is not None:
         raise ValueError("--ranking says where heads are ranked; say how many to take, e.g. --heads top3")
     if options.drop_invisible:
@@ -49,7 +52,7 @@ def method_options(options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def heads_of(text: str, ranking: str | None = None) -> Heads:
+def heads_of(text: str, ranking: str | None = None, by: str | None = None) -> Heads:
     """Heads as the command line names them: ``all``, ``released``, ``14:24,14:26``, or ``top3`` of a ranking's folder.
 
     Raises:
@@ -62,14 +65,14 @@ def heads_of(text: str, ranking: str | None = None) -> Heads:
     if best := re.fullmatch(r"top(\d+)", text):
         if ranking is None:
             raise ValueError(f"--heads {text} needs --ranking DIR, the folder of an `interp rank` run")
-        return top_heads(ranking, int(best[1]))
+        return top_heads(ranking, int(best[1]), by)
     if not re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
         raise ValueError(f"--heads {text!r} is none of: all, released, LAYER:HEAD,LAYER:HEAD,... , topK with --ranking")
     return [Head(*(int(number) for number in head.split(":"))) for head in text.split(",")]
 
 
-def top_heads(folder: str, k: int) -> list[Head]:
-    """The k best heads of a ranking's headline metric, best first.
+def top_heads(folder: str, k: int, by: str | None = None) -> list[Head]:
+    """The k best heads of a ranking's headline metric, best first; by ``specificity`` or ``mean`` (None: as it chose).
 
     Raises:
         FileNotFoundError: the folder holds no ranking.
@@ -82,9 +85,10 @@ def top_heads(folder: str, k: int) -> list[Head]:
     main = found.manifest.get("about", {}).get("headline")
     if main is None:
         raise FileNotFoundError(f"{folder} holds no finished ranking; make one with `interp rank ... --out {folder}`")
-    higher = found.manifest["about"]["metrics"][main]["higher_is_better"]
-    heads = found.read_table("heads").query("metric == @main").dropna(subset=["mean"])
-    ordered = heads.sort_values(["mean", "layer", "head"], ascending=[not higher, True, True])
+    chosen = by or found.manifest["about"].get("by", {}).get(main, "mean")
+    higher = chosen == "specificity" or found.manifest["about"]["metrics"][main]["higher_is_better"]
+    heads = found.read_table("heads").query("metric == @main").dropna(subset=[chosen])
+    ordered = heads.sort_values([chosen, "layer", "head"], ascending=[not higher, True, True])
     if not 1 <= k <= len(ordered):
         raise ValueError(f"top{k}: the ranking in {folder} has {len(ordered)} heads with a {main}; expected 1 to that")
     return [Head(int(row.layer), int(row.head)) for row in ordered.head(k).itertuples()]  # type: ignore[arg-type]

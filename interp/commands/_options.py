@@ -51,10 +51,26 @@ def measured(sub: argparse.ArgumentParser) -> None:
     some(sub)
     normalise(sub)
     row(sub)
+    sub.add_argument(
+        "--rows", choices=("mean", "first", "last"), default="mean", help="which of a word's tokens make its map"
+    )
+    sub.add_argument(
+        "--mentions", choices=("all", "first"), default="all", help="first: leave out words that name a thing again"
+    )
+    by(sub)
     source(sub)
     sub.add_argument("--nulls", type=int, default=8, metavar="N", help="masks of other images per phrase (default: 8)")
     sub.add_argument("--seed", type=int, default=0, help="of null masks, halves and intervals (default: 0)")
     batch(sub)
+
+
+def by(sub: argparse.ArgumentParser) -> None:
+    """--by: what the best heads are chosen by."""
+    sub.add_argument(
+        "--by",
+        choices=("specificity", "mean"),
+        help="choose heads by how well they tell the named thing from others, or by their score (default: the first)",
+    )
 
 
 def row(sub: argparse.ArgumentParser) -> None:

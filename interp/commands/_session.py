@@ -107,7 +107,7 @@ def _about_metric(name: str, module: Any, weighting: str) -> dict[str, Any]:
 
 def measured(options: Namespace) -> dict[str, Any]:
     """The options that `interp.rank`, `interp.emerge` and `interp.compare` take under the same names."""
-    names = ("answers", "normalise", "query", "weighting", "seed", "batch", "nulls")
+    names = ("answers", "normalise", "query", "weighting", "seed", "batch", "nulls", "rows", "mentions", "by")
     return {name: getattr(options, name) for name in names}
 
 
@@ -129,6 +129,14 @@ def keep(
         print(line)
     print(f"tables:  {page.tables(run)}")
     print(f"report:  {written}")
+
+
+def warn_few(counts: Mapping[str, int]) -> None:
+    """Says it where there are too few images for intervals and tests to be trusted."""
+    from interp.report.html import few
+
+    if warning := few(counts["images"]):
+        say(warning)
 
 
 def skips(found: Iterable[Any]) -> list[dict[str, str]]:

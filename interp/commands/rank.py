@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 HELP = "rank a model's heads on a data set with masks"
 EXAMPLES, BEST = 6, 3
-TABLES = ("heads", "reductions", "phrases", "localization", "agreement")
 
 
 def options(sub: argparse.ArgumentParser) -> None:
@@ -25,6 +24,12 @@ def options(sub: argparse.ArgumentParser) -> None:
     _options.model_and_data(sub)
     sub.add_argument("--metrics", nargs="+", metavar="METRIC", help="see: interp list (default: all)")
     _options.measured(sub)
+    sub.add_argument(
+        "--control",
+        choices=("none", "image", "sinks"),
+        default="none",
+        help="take away on purpose: another image for the same words, or the patches that every word looks at",
+    )
     _options.shared(sub)
 
 
@@ -38,7 +43,8 @@ def run(options: argparse.Namespace) -> None:
     folder = session.begin(options, session.arguments(options, lmm, metrics=[*metrics]), lmm)
     folder.manifest["about"] = session.about_run(options, lmm, metrics)
     session.say(f"ranking {lmm.layers} x {lmm.heads} heads of {options.model} on {options.dataset}")
-    found = interp.rank(lmm, dataset, [*metrics], options.samples, **session.measured(options), store=folder)
+    how = {"control": options.control, **session.measured(options)}
+    found = interp.rank(lmm, dataset, [*metrics], options.samples, **how, store=folder)
     keep(folder, found, lmm, dataset, options)
 
 
@@ -47,12 +53,11 @@ def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: ar
     from interp.ranking.examples import examples
     from interp.report import figures, ranking
 
-    tables = {name: getattr(found, name) for name in TABLES}
     counts = {name: int(found.manifest[name]) for name in ("samples", "images", "phrases", "skipped")}
-    main = figures.headline(found.heads, run.manifest["about"]["metrics"])
-    about = {**run.manifest["about"], "headline": main}
+    about = {**run.manifest["about"], "headline": found.headline, "by": found.manifest["by"]}
     if run.get(figures.GALLERY) is None:
-        score = found.scores[main]
-        rows = examples(lmm, dataset, score.sample_ids, score.top(BEST), main, EXAMPLES, vars(options))
+        ids, top = found.scores[found.headline].sample_ids, found.top(BEST, options.by)
+        rows = examples(lmm, dataset, ids, top, found.headline, EXAMPLES, vars(options))
         run.put(figures.GALLERY, figures.pack(rows))
-    session.keep(run, ranking, tables, session.skips(found.skipped), counts=counts, about=about)
+    session.warn_few(counts)
+    session.keep(run, ranking, found.tables(), session.skips(found.skipped), counts=counts, about=about)

@@ -21,7 +21,10 @@ CHOICES = ("paper", "released", *TOP)
 
 
 class NothingToCompare(ValueError):
-    """The two models share no phrase that could be scored."""
+    """The two models share no phrase that could be scored, so no difference can be paired.
+
+    What to do: compare them on one data set, with ``answers="reference"`` if they say different things.
+    """
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def compare(
     and patches.
 
     Raises:
-        interp.ranking.NothingToRank: one of the models has no phrase to score.
+        interp.ranking.result.NothingToRank: one of the models has no phrase to score.
         NothingToCompare: they have none in common.
         ValueError, interp.plugins.UnknownName: as for `interp.rank`, or an unknown effect.
     """

@@ -10,11 +10,17 @@ from jaxtyping import Bool, Int
 
 
 class CocoError(ValueError):
-    """Not COCO-format data that can be read; the message says what came, what was expected and how to mend it."""
+    """Not data in COCO's format that can be read.
+
+    What to do: mend or fetch again the file or entry that the message names.
+    """
 
 
 class PycocotoolsMissing(ImportError):
-    """Polygons cannot be turned into masks; the message says how to install what does it."""
+    """Polygons or run lengths cannot be turned into masks: pycocotools is not installed.
+
+    What to do: install the extra ``eval``.
+    """
 
 
 def decode(

@@ -13,7 +13,10 @@ ID = int | str
 
 
 class DatasetError(CocoError):
-    """Not the data set that it should be; the message says what came, what was expected and how to mend it."""
+    """The folder does not hold the data set that it should: files are missing, damaged or of another layout.
+
+    What to do: give ``--root`` the folder that the message describes, or fetch the file that it names.
+    """
 
 
 def home(root: Any, samples: int | None, expected: str) -> Path:

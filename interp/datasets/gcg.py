@@ -61,7 +61,7 @@ class GroundedCaptions:
             for i, (label, m) in enumerate(zip(labels, masks, strict=True))
         )
         texts = tuple(c["caption"].strip() for c in captions)
-        return GroundedSample(str(key), image, PROMPT, texts[0], targets, texts)
+        return GroundedSample(str(key), image, PROMPT, texts[0], targets, captions=texts)
 
 
 def load(root: str | os.PathLike | None = None, split: str = "val", samples: int | None = None) -> GroundedCaptions:

@@ -23,7 +23,10 @@ _ALLOWED = {"set", "frozenset"}
 
 
 class UnsafePickle(DatasetError):
-    """A pickle that names classes or functions: reading it could run its author's code, so it is not read."""
+    """A pickle that names classes or functions: reading it could run its author's code, so it is not read.
+
+    What to do: fetch the data set again from its source, or turn the file into JSON where you trust it.
+    """
 
 
 @dataclass(frozen=True)

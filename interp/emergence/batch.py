@@ -108,7 +108,7 @@ def _capture_examples(job: Job) -> dict[str, np.ndarray]:
         matched = match_targets(result.phrases, sample.targets) if isinstance(result, Capture) else []
         if matched and isinstance(result, Capture):
             which, mask = matched[0]
-            maps = phrase_maps(result, plan.normalise).maps[which]
+            maps = phrase_maps(result, plan.normalise, rows=plan.rows).maps[which]
             unit = maps.abs().amax((-1, -2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
             arrays |= {f"maps_{i}": (maps / unit).half().cpu().numpy(), f"unit_{i}": unit.cpu().numpy()}
             arrays |= {f"mask_{i}": np.asarray(mask), f"index_{i}": result.grid.token_index}

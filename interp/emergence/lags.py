@@ -18,6 +18,9 @@ def half_way(curve: Float[np.ndarray, "row step"], steps: Float[np.ndarray, " st
     """Per row the step at which it has first come half the way from its first value to its last, linear between steps.
 
     NaN for one that ends where it began, or that is undefined somewhere.
+
+    >>> half_way(np.array([[0.0, 0.25, 1.0]]), np.array([0.0, 100.0, 400.0])).tolist()
+    [200.0]
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         share = (curve - curve[:, :1]) / (curve[:, -1:] - curve[:, :1])
@@ -84,8 +87,11 @@ def _halves(
     measured: Sequence[Measurement], metric: str, chosen: Sequence[Head], seed: int, repeats: int
 ) -> Float[np.ndarray, "curve draw"]:
     """Half-way steps of grounding and of the loss: of all images first, then of each draw of them."""
-    images = sorted({i for m in measured for i in [*m.scores[metric].sample_ids, *m.losses]})
-    place = {image: row for row, image in enumerate(images)}
+    scores = [m.scores[metric] for m in measured]
+    image = {i: name for score in scores for i, name in zip(score.sample_ids, score.images, strict=True)}
+    image |= {i: i for m in measured for i in m.losses if i not in image}
+    images = sorted(set(image.values()))
+    place = {name: row for row, name in enumerate(images)}
     weights = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), size=repeats)
     weights = np.concatenate([np.ones((1, len(images))), weights])
     layer, head = (np.array(i) for i in zip(*chosen, strict=True))
@@ -94,11 +100,11 @@ def _halves(
         score = m.scores[metric]
         null = np.zeros_like(score.values) if score.null is None else score.null
         better = (score.values - null)[:, layer, head].astype(np.float64)
-        sums = intervals.cluster_sums(better, score.sample_ids)
-        rows = [place[i] for i in sorted(set(score.sample_ids))]
+        sums = intervals.cluster_sums(better, score.images)
+        rows = [place[i] for i in sorted(set(score.images))]
         with np.errstate(invalid="ignore"):
             curves[0].append(((weights[:, rows] @ sums.total) / (weights[:, rows] @ sums.number)).mean(1))
-        rows = [place[i] for i in m.losses]
+        rows = [place[image[i]] for i in m.losses]
         with np.errstate(invalid="ignore"):
             curves[1].append(weights[:, rows] @ np.array(list(m.losses.values())) / weights[:, rows].sum(1))
     steps = np.array([m.step for m in measured], dtype=float)

@@ -33,7 +33,8 @@ class Emergence:
 
     ``heads``: a row per step, metric and head (`summary.statistics`, with ``stage``). ``onsets``: a row per metric and
     head. ``layers``: per metric and layer. ``steps``: per step, with caption loss and noun recall. ``agreement``: per
-    metric and pair of steps. ``leaders``: the best heads per metric and step. ``lags``: per metric.
+    metric and pair of steps. ``leaders``: the best heads per metric and step. ``lags``: per metric, grounding beside
+    the caption loss. ``orders``: per metric, whether heads look at things or tell the named one first.
     """
 
     heads: pd.DataFrame
@@ -43,6 +44,7 @@ class Emergence:
     agreement: pd.DataFrame
     leaders: pd.DataFrame
     lags: pd.DataFrame
+    orders: pd.DataFrame
 
     def best(self, metric: str, k: int = 3) -> list[Head]:
         """The k leading heads at the last step, best first."""

@@ -7,6 +7,7 @@ killed run goes on at the batch where it was; a checkpoint that comes later cost
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 from tqdm import tqdm
@@ -21,11 +22,11 @@ from interp.emergence.result import METRICS, Emerged
 from interp.emergence.tables import emergence
 from interp.emergence.timeline import Series
 from interp.models._identity import setup
-from interp.ranking.batch import Plan
+from interp.ranking.batch import Mentions, Plan
 from interp.ranking.result import NothingToRank
-from interp.ranking.study import check
+from interp.ranking.study import check, check_kinds
 from interp.statistics.nulls import MaskPool, draw
-from interp.types import Query, Sample, Skip, Weighting
+from interp.types import By, Query, Rows, Sample, Skip, Weighting
 from interp.work.samples import repeatable
 from interp.work.store import Memory, Store
 
@@ -52,17 +53,22 @@ def emerge(
     max_new_tokens: int = 128,
     store: Store | None = None,
     progress: bool = True,
+    rows: Rows = "mean",
+    mentions: Mentions = "all",
+    by: By | None = None,
 ) -> Emerged:
-    """Every metric for every head at every sound checkpoint, and when grounding appears (`interp.emergence`).
+    """Every metric for every head at every sound checkpoint, and when heads begin to look at things, and at the thing
+    that their word names (`interp.emergence.tables`).
 
     ``lmm`` is the series' model, at whichever checkpoint; it has its weights again afterwards. ``recall`` lets the
     model answer at each checkpoint and counts the targets that it names. All else as for `interp.rank`.
 
     Raises:
-        interp.ranking.NothingToRank: no checkpoint could be measured; with the reasons.
+        interp.ranking.result.NothingToRank: no checkpoint could be measured; with the reasons.
         interp.plugins.UnknownName: no metric of that name.
     """
     check(answers, normalise, samples, batch, nulls, weighting)
+    check_kinds(answers, rows, mentions, "none", by)
     found = {name: cast(Metric, plugins.get("metrics", name)) for name in dict.fromkeys(metrics)}
     again = _held(repeatable(dataset, samples))
     ids = [s.sample_id if isinstance(s, Skip) else s.id for s in again()]
@@ -74,11 +80,12 @@ def emerge(
         "base": digest_of(sorted([*base.glob("*.safetensors"), *base.glob("shared.json")])),
         "numbers": [str(lmm.model.dtype), lmm.device.type, setup(lmm)],
         "metrics": list(found),
-        "how": [answers, normalise, query, weighting, seed, nulls, max_new_tokens],
+        "how": [answers, normalise, query, weighting, seed, nulls, max_new_tokens, rows, mentions],
         "pool": pool.digest(),
         "version": interp.__version__,
     }
-    plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting, {})
+    plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting, known={})
+    plan = replace(plan, rows=rows, mentions=mentions)
     job = Job(
         plan,
         series,
@@ -89,10 +96,10 @@ def emerge(
         recall,
         Memory() if store is None else store,
     )
-    return _emerge(job, progress)
+    return _emerge(job, progress, by)
 
 
-def _emerge(job: Job, progress: bool) -> Emerged:
+def _emerge(job: Job, progress: bool, by: By | None) -> Emerged:
     measured, maps, skipped, computed = [], {}, [], 0
     lmm = job.plan.lmm
     with job.series.swap(lmm) as swap, inputs_cache(lmm), vision_cache(lmm.model) as cache:
@@ -112,7 +119,7 @@ def _emerge(job: Job, progress: bool) -> Emerged:
         skipped += [(f"checkpoint {step}", reason) for step, reason in sorted(swap.skipped.items())]
     if not measured:
         raise NothingToRank("no checkpoint could be measured: " + "; ".join(f"{a}: {b}" for a, b in skipped[:5]))
-    return Emerged(emergence(measured, seed=job.plan.seed), examples_of(job, maps), skipped, computed)
+    return Emerged(emergence(measured, seed=job.plan.seed, by=by), examples_of(job, maps), skipped, computed)
 
 
 def _shown(samples: Iterable[Sample | Skip], count: int, seed: int) -> list[Sample]:

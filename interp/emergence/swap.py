@@ -115,6 +115,11 @@ class Swap:
             self._weights[name].copy_(self._read_base(name))
         self._changed = set()
 
+    @property
+    def kept_bytes(self) -> int:
+        """Size of the base's weights that are kept on the CPU beside the model's own."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._pristine.values())
+
     def _plan(self, point: Point) -> dict[str, Callable[[], Tensor]]:
         """What to read for each weight that the checkpoint changes; raises before anything is changed."""
         folder = point.folder()

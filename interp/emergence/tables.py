@@ -1,9 +1,11 @@
 """When grounding appears: scores of every head at every checkpoint -> curves, onsets, and how they lie to the loss.
 
-Onset of a head: the first step from which, at every later step as well, (1) its own masks beat masks of other images by
-a sign-flip test over images, corrected for all heads (max-T), at ``level``, and (2) its 95 % interval lies beyond its
-null. Since an onset must hold at the last step, the probability of any onset among heads that do not ground there is at
-most ``level`` per metric, whatever the number of heads and steps.
+A head has two onsets, and never one for the other. *Things*: the first step from which, at every later step as well,
+(1) its own masks beat masks of other images by a sign-flip test over images, corrected for all heads (max-T), at
+``level``, and (2) its 95 % interval lies beyond its null. *Words*: the same of its specificity (`interp.ranking`),
+above 0: it tells the thing that the word names from the others of the image. Since an onset must hold at the last
+step, the probability of any onset among heads that do not ground there is at most ``level`` per metric and kind,
+whatever the number of heads and steps.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from interp.emergence.lags import half_way, lags
+from interp.emergence.orders import orders
 from interp.emergence.result import Emergence, Measurement
 from interp.statistics import intervals, summary
+from interp.types import By
 
 LEVEL = 0.05
 
@@ -25,7 +29,9 @@ LEVEL = 0.05
 HEAD = ["metric", "layer", "head"]
 
 
-def emergence(measured: Sequence[Measurement], *, seed: int = 0, level: float = LEVEL) -> Emergence:
+def emergence(
+    measured: Sequence[Measurement], *, seed: int = 0, level: float = LEVEL, by: By | None = None
+) -> Emergence:
     """The tables of a series' measurements, which may come in any order of steps.
 
     Raises:
@@ -40,7 +46,7 @@ def emergence(measured: Sequence[Measurement], *, seed: int = 0, level: float = 
     ):
         raise ValueError(f"got steps {steps}; expected at least one, each once, and the same metrics at each")
     higher = {name: score.higher_is_better for name, score in measured[0].scores.items()}
-    heads = curves(measured, seed)
+    heads = curves(measured, seed, by)
     found = onsets(heads, higher, level)
     return Emergence(
         heads=heads,
@@ -48,16 +54,17 @@ def emergence(measured: Sequence[Measurement], *, seed: int = 0, level: float = 
         layers=layer_onsets(found),
         steps=step_frame(measured, heads, level, seed),
         agreement=stability(heads, higher),
-        leaders=leaders(heads, higher),
+        leaders=leaders(heads),
         lags=lags(measured, found, seed),
+        orders=orders(measured, found, seed),
     )
 
 
-def curves(measured: Sequence[Measurement], seed: int) -> pd.DataFrame:
+def curves(measured: Sequence[Measurement], seed: int, by: By | None = None) -> pd.DataFrame:
     """``step, stage`` and the columns of `summary.summarise`, a row per step, metric and head."""
     frames = []
     for m in measured:
-        frame = summary.summarise(m.scores, seed)
+        frame = summary.summarise(m.scores, seed, by)
         frame.insert(0, "stage", m.stage)
         frame.insert(0, "step", m.step)
         frames.append(frame)
@@ -67,64 +74,82 @@ def curves(measured: Sequence[Measurement], seed: int) -> pd.DataFrame:
 def onsets(heads: pd.DataFrame, higher_is_better: Mapping[str, bool], level: float = LEVEL) -> pd.DataFrame:
     """A row per metric and head:
 
-    - ``onset``: step, NaN where there is none (see above), and ``stage``, what was trained there ("" if none);
+    - ``onset``: of looking at things, a step, NaN where there is none (see above), and ``stage``, what was trained
+      there ("" if none); ``onset_word`` and ``stage_word``: of telling the named thing from the others;
     - ``half_rise``: for heads with an onset, the step at which the mean has come half the way from its first value to
       its last, linear between checkpoints; NaN else;
-    - ``first``, ``final`` mean, ``low`` to ``high`` of the final one, ``null`` and ``p_corrected`` at the last step.
+    - ``first``, ``final`` mean, ``low`` to ``high`` of the final one, ``null`` and ``p_corrected`` at the last step,
+      and there ``specificity``, ``specificity_low`` to ``specificity_high``, ``p_specific``.
     """
-    frames = []
     stages = heads.drop_duplicates("step").set_index("step")["stage"]
+    frames = []
     for metric, rows in heads.groupby("metric", sort=False):
         sign = 1 if higher_is_better[str(metric)] else -1
-        mean, near, null, p = (
-            rows.pivot(index="step", columns=["layer", "head"], values=column).sort_index(axis=1)
-            for column in ("mean", "low" if sign > 0 else "high", "null", "p_corrected")
-        )
-        sure = (p.to_numpy() <= level) & (sign * (near.to_numpy() - null.to_numpy()) > 0)
-        onset = first_lasting(sure, mean.index.to_numpy(dtype=float))
-        half = half_way(mean.to_numpy().T, mean.index.to_numpy(dtype=float))
+        names = ("mean", "low" if sign > 0 else "high", "null", "p_corrected", "specificity_low", "p_specific")
+        pivoted = [rows.pivot(index="step", columns=["layer", "head"], values=n).sort_index(axis=1) for n in names]
+        mean, (near, null, p, above, p_word) = pivoted[0], (frame.to_numpy() for frame in pivoted[1:])
+        steps = mean.index.to_numpy(dtype=float)
+        onset = first_lasting((p <= level) & (sign * (near - null) > 0), steps)
+        word = first_lasting((p_word <= level) & (above > 0), steps)
+        half = half_way(mean.to_numpy().T, steps)
         last = rows[rows["step"] == rows["step"].max()].set_index(["layer", "head"]).reindex(mean.columns)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "metric": metric,
-                    "layer": mean.columns.get_level_values("layer"),
-                    "head": mean.columns.get_level_values("head"),
-                    "onset": onset,
-                    "stage": ["" if np.isnan(s) else stages[int(s)] for s in onset],
-                    "half_rise": np.where(np.isnan(onset), np.nan, half),
-                    "first": mean.to_numpy()[0],
-                    "final": mean.to_numpy()[-1],
-                    **{name: last[name].to_numpy() for name in ("low", "high", "null", "p_corrected")},
-                }
-            )
+        columns = {
+            "metric": metric,
+            "layer": mean.columns.get_level_values("layer"),
+            "head": mean.columns.get_level_values("head"),
+            "onset": onset,
+            "stage": ["" if np.isnan(s) else stages[int(s)] for s in onset],
+            "onset_word": word,
+            "stage_word": ["" if np.isnan(s) else stages[int(s)] for s in word],
+            "half_rise": np.where(np.isnan(onset), np.nan, half),
+            "first": mean.to_numpy()[0],
+            "final": mean.to_numpy()[-1],
+        }
+        final = (
+            "low",
+            "high",
+            "null",
+            "p_corrected",
+            "specificity",
+            "specificity_low",
+            "specificity_high",
+            "p_specific",
         )
+        frames.append(pd.DataFrame({**columns, **{name: last[name].to_numpy() for name in final}}))
     return pd.concat(frames, ignore_index=True)
 
 
 def first_lasting(sure: Bool[np.ndarray, "step head"], steps: Float[np.ndarray, " step"]) -> Float[np.ndarray, " head"]:
-    """Per head the first step from which it is sure at every step to the end; NaN if it is not at the last."""
+    """Per head the first step from which it is sure at every step to the end; NaN if it is not at the last.
+
+    >>> sure = np.array([[False, True], [True, False], [True, True]])  # 3 steps, 2 heads
+    >>> first_lasting(sure, np.array([0.0, 100.0, 200.0])).tolist()
+    [100.0, 200.0]
+    """
     lasting = np.logical_and.accumulate(sure[::-1])[::-1]
     return np.where(lasting[-1], steps[lasting.argmax(0)], np.nan)
 
 
 def layer_onsets(found: pd.DataFrame) -> pd.DataFrame:
-    """A row per metric and layer: ``onset`` of its first head (NaN if none), how many ``heads`` have one, ``of`` how
-    many."""
+    """A row per metric and layer: ``onset`` of its first head that looks at things (NaN if none), how many ``heads``
+    have one, ``onset_word`` and ``heads_word`` of those that tell the named thing, ``of`` how many heads."""
     rows = []
     for key, some in found.groupby(["metric", "layer"], sort=False):
         metric, layer = cast(tuple[str, int], key)
-        onset = some["onset"].to_numpy(dtype=float)
-        there = onset[np.isfinite(onset)]
-        first = there.min() if len(there) else np.nan
-        rows.append({"metric": metric, "layer": layer, "onset": first, "heads": len(there), "of": len(onset)})
+        row: dict[str, object] = {"metric": metric, "layer": layer}
+        for end in ("", "_word"):
+            onset = some[f"onset{end}"].to_numpy(dtype=float)
+            there = onset[np.isfinite(onset)]
+            row |= {f"onset{end}": there.min() if len(there) else np.nan, f"heads{end}": len(there)}
+        rows.append({**row, "of": len(some)})
     return pd.DataFrame(rows)
 
 
 def step_frame(measured: Sequence[Measurement], heads: pd.DataFrame, level: float, seed: int) -> pd.DataFrame:
     """A row per step: ``step, stage, loss`` (mean over images of -log p a token, nats) with ``loss_low, loss_high``;
     ``recall`` (0..1, share of targets that the model's own answers name) with its interval, NaN if not asked for;
-    ``images`` with a loss; ``grounding_METRIC``: heads sure at this step alone."""
+    ``images`` with a loss; at this step alone, ``grounding_METRIC``: heads that look at things for sure, and
+    ``specific_METRIC``: heads that tell the named thing for sure."""
     rows = []
     for m in measured:
         own = heads[heads["step"] == m.step]
@@ -139,7 +164,9 @@ def step_frame(measured: Sequence[Measurement], heads: pd.DataFrame, level: floa
                 **dict(zip(("loss", "loss_low", "loss_high"), loss, strict=True)),
                 **dict(zip(("recall", "recall_low", "recall_high"), recall, strict=True)),
                 **{
-                    f"grounding_{n}": int((own.loc[own["metric"] == n, "p_corrected"] <= level).sum()) for n in m.scores
+                    f"{label}_{n}": int((own.loc[own["metric"] == n, p] <= level).sum())
+                    for n in m.scores
+                    for label, p in (("grounding", "p_corrected"), ("specific", "p_specific"))
                 },
             }
         )
@@ -180,12 +207,13 @@ def stability(heads: pd.DataFrame, higher_is_better: Mapping[str, bool], k: int 
     return pd.DataFrame(rows, columns=["metric", "step_a", "step_b", "tau", "overlap", "k"])
 
 
-def leaders(heads: pd.DataFrame, higher_is_better: Mapping[str, bool], k: int = 5) -> pd.DataFrame:
-    """The k best heads per metric and step: ``metric step place layer head mean low high null p_corrected``."""
+def leaders(heads: pd.DataFrame, k: int = 5) -> pd.DataFrame:
+    """The k best heads per metric and step, by their ``rank`` there: ``metric step place layer head mean low high null
+    p_corrected specificity specificity_low specificity_high p_specific``."""
     frames = []
-    for key, some in heads.groupby(["metric", "step"], sort=False):
-        metric, _ = cast(tuple[str, int], key)
-        best = some.sort_values("mean", ascending=not higher_is_better[metric], kind="stable").head(k)
+    for _, some in heads.groupby(["metric", "step"], sort=False):
+        best = some.sort_values("rank", kind="stable").head(k)
         frames.append(best.assign(place=range(1, len(best) + 1)))
     columns = ["metric", "step", "place", "layer", "head", "mean", "low", "high", "null", "p_corrected"]
+    columns += ["specificity", "specificity_low", "specificity_high", "p_specific"]
     return pd.concat(frames, ignore_index=True).loc[:, columns]

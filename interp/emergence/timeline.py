@@ -31,7 +31,11 @@ from interp.plugins import data_folder
 
 
 class NoSeries(ValueError):
-    """No checkpoints where they were looked for, or no base to lay them over."""
+    """No checkpoints where they were looked for, no steps to order them by, or no base to lay them over.
+
+    What to do: name a folder of ``checkpoint-N``, give ``{step: place}``, or ``revisions`` of a hub id; a base is given
+    as ``base``.
+    """
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,10 @@ def series(
 
     Raises:
         NoSeries: no checkpoints there, no base, a step that cannot be told or that occurs twice.
+
+    >>> found = series("mini-llava")
+    >>> found.points[0].step, found.points[-1].step, len(found.sound)
+    (0, 6160, 14)
     """
     name, places, own_base = _places(source, steps, revisions)
     twice = sorted({s for s, _, _ in places if [p[0] for p in places].count(s) > 1})

@@ -15,7 +15,10 @@ NO_JAVA = "METEOR needs Java, and no `java` is on the PATH; install a Java runti
 
 
 class CaptionMeasuresMissing(ImportError):
-    """pycocoevalcap is not installed; the message says how to install it."""
+    """METEOR and CIDEr were asked for and pycocoevalcap is not installed.
+
+    What to do: install the extra ``eval``.
+    """
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ BERT = "bert-base-uncased"
 
 
 class EncoderMissing(LookupError):
-    """A text encoder that cannot be had; the message says what there is."""
+    """The text encoder that mask recall compares phrases with cannot be had.
+
+    What to do: name a BERT's folder or hub id with ``--encoder``, or leave it out: all other measures come without it.
+    """
 
 
 def bert(name: str = BERT, device: str | None = None, batch: int = 64) -> Encoder:
@@ -73,7 +76,11 @@ Vectors = Callable[[list[str]], Float[np.ndarray, "text dim"]]
 
 
 def cosine(a: Float[np.ndarray, "first dim"], b: Float[np.ndarray, "second dim"]) -> Float[np.ndarray, "first second"]:
-    """Cosine of every row with every other, -1..1; 0 where a row is all zeros, as scikit-learn has it."""
+    """Cosine of every row with every other, -1..1; 0 where a row is all zeros, as scikit-learn has it.
+
+    >>> cosine(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([[2.0, 0.0]])).tolist()
+    [[1.0], [0.0]]
+    """
     length = [np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b)]
     unit = [x / np.where(n > 0, n, 1) for x, n in zip((a, b), length, strict=True)]
     return (unit[0] @ unit[1].T).astype(np.float64)

@@ -69,6 +69,9 @@ def evaluate(
 def mean_iou(iou: Float[np.ndarray, "found truth"]) -> float:
     """Mean IoU 0..1 of the pairs of one image: the pair of highest IoU first, each mask in one pair, until none
     overlaps; 0 where no pair does. True masks without a partner do not lower it: the mean is over pairs, as released.
+
+    >>> mean_iou(np.array([[0.9, 0.8], [0.7, 0.0]]))  # 0.9 first; what is left does not overlap
+    0.9
     """
     pairs = _greedy(iou, iou > 0)
     return float(np.mean([iou[pair] for pair in pairs])) if pairs else 0.0
@@ -80,6 +83,11 @@ def released_pairs(iou: Float[np.ndarray, "truth found"], similarity: Float[np.n
     A pair passes with IoU >= 0.5 and similarity >= 0.5. The pair of highest IoU whose phrases are unlike ends the count
     for the image, even if others would pass. Of equal IoUs the first in reading order counts. Undefined IoUs (both
     masks empty) fail.
+
+    >>> iou = np.array([[0.9, 0.0], [0.0, 0.6]])  # 2 true masks, 2 found ones
+    >>> alike = np.array([[0.1, 0.0], [0.0, 0.8]])  # the best pair is called something else
+    >>> released_pairs(iou, alike)
+    []
     """
     left, pairs = np.nan_to_num(iou, nan=0.0), []
     while left.size:
@@ -92,7 +100,13 @@ def released_pairs(iou: Float[np.ndarray, "truth found"], similarity: Float[np.n
 
 
 def corrected_pairs(iou: Float[np.ndarray, "truth found"], similarity: Float[np.ndarray, "truth found"]) -> list[Pair]:
-    """The same, but a pair that fails is passed over: greedily by highest IoU among the pairs that pass."""
+    """The same, but a pair that fails is passed over: greedily by highest IoU among the pairs that pass.
+
+    >>> iou = np.array([[0.9, 0.0], [0.0, 0.6]])  # 2 true masks, 2 found ones
+    >>> alike = np.array([[0.1, 0.0], [0.0, 0.8]])  # the best pair is called something else
+    >>> corrected_pairs(iou, alike)
+    [(1, 1)]
+    """
     with np.errstate(invalid="ignore"):
         return _greedy(iou, (iou >= IOU) & (similarity >= SIMILARITY))
 

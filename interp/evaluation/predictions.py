@@ -14,7 +14,11 @@ from interp.types import Phrase, Sample, Skip
 
 
 class ResultsMismatch(ValueError):
-    """Results of another data set or run, or not results at all; the message says what came and what was expected."""
+    """Predictions in files are those of another data set or run, or none at all.
+
+    What to do: give ``--predictions`` the folder (gcg) or results file (coco) that was made from this data set and
+    split; the message names the file and what it lacks.
+    """
 
 
 def read_gcg(folder: Path, samples: Iterable[Sample | Skip]) -> tuple[list[Record], list[Skip]]:

@@ -144,7 +144,10 @@ def _stack(masks: Sequence[Any], size: tuple[int, int]) -> list[RLE]:
 
 
 class NothingToScore(ValueError):
-    """No sample with a mask; the message says what there was."""
+    """No sample of the data set has a mask, so nothing can be scored.
+
+    What to do: take a data set or split with masks; the message counts what was skipped and gives the first reason.
+    """
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,11 @@ HALF = 0.5
 
 
 def in_mask(masks: Float[Tensor, "phrase row col"]) -> Bool[Tensor, "phrase patch"]:
-    """True for the patches in M: those that the mask covers by half or more. A mask that covers none is undefined."""
+    """True for the patches in M: those that the mask covers by half or more. A mask that covers none is undefined.
+
+    >>> in_mask(torch.tensor([[[0.0, 1.0], [0.49, 0.5]]])).tolist()
+    [[False, True, False, True]]
+    """
     return masks.flatten(1) >= HALF
 
 

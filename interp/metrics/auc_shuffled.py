@@ -26,7 +26,16 @@ def score(
     masks: Float[Tensor, "phrase row col"],
     others: Float[Tensor, "phrase row col"],
 ) -> Float[Tensor, "phrase layer head"]:
-    """Shuffled AUC, 0..1; NaN if M has no patch, if ``others`` is all zero, and for a constant map."""
+    """Shuffled AUC, 0..1; NaN if M has no patch, if ``others`` is all zero, and for a constant map.
+
+    >>> a = torch.tensor([[0.1, 0.6], [0.2, 0.1]])[None, None, None]  # a phrase, a layer, a head, 2 x 2 patches
+    >>> mask = torch.tensor([[0.0, 1.0], [0.0, 0.5]])[None]  # shares of the patches: M is the right column
+    >>> everywhere = torch.ones(1, 2, 2)
+    >>> score(a, mask, everywhere).item()  # 0.6 outranks 3.5 of 4 patches, 0.1 one of 4
+    0.5625
+    >>> round(score(a, mask, mask).item(), 3)  # against patches of M alone there is nothing to win
+    0.417
+    """
     a, inside = patches(maps), in_mask(masks)
     usual = others.flatten(1).to(a.dtype)
     total = usual.sum(-1, keepdim=True)

@@ -24,7 +24,13 @@ def score(
     masks: Float[Tensor, "phrase row col"],
     others: Float[Tensor, "phrase row col"],
 ) -> Float[Tensor, "phrase layer head"]:
-    """Average precision, 0..1; NaN if M has no patch and for a constant map."""
+    """Average precision, 0..1; NaN if M has no patch and for a constant map.
+
+    >>> a = torch.tensor([[0.1, 0.6], [0.2, 0.1]])[None, None, None]  # a phrase, a layer, a head, 2 x 2 patches
+    >>> mask = torch.tensor([[0.0, 1.0], [0.0, 0.5]])[None]  # shares of the patches: M is the right column
+    >>> round(score(a, mask, mask).item(), 3)  # found at places 1 and 4: (1/1 + 2/4) / 2
+    0.75
+    """
     a, inside = patches(maps), in_mask(masks)
     ranked = in_order(maps)
     hit = along(inside.to(a.dtype), ranked.order)
@@ -38,6 +44,9 @@ def chance(masks: Float[Tensor, "phrase row col"]) -> Float[Tensor, " phrase"]:
 
     With n patches, m of them in M, and H_n = 1 + 1/2 + ... + 1/n: (H_n + (m - 1)(n - H_n)/(n - 1)) / n. It is a little
     above the prevalence m/n, which it approaches for many patches (Bestgen 2015, Bull. Math. Linguistics 103).
+
+    >>> round(chance(torch.tensor([[[0.0, 1.0], [0.0, 0.5]]])).item(), 3)  # the mean over the 6 places of 2 patches
+    0.681
     """
     inside = in_mask(masks)
     n, m = inside.shape[1], inside.sum(-1)

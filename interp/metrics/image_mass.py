@@ -27,6 +27,11 @@ def score(
 
     Raises:
         ValueError: maps with negative values.
+
+    >>> a = torch.tensor([[0.1, 0.6], [0.2, 0.1]])[None, None, None]  # a phrase, a layer, a head, 2 x 2 patches
+    >>> mask = torch.tensor([[0.0, 1.0], [0.0, 0.5]])[None]  # shares of the patches: M is the right column
+    >>> round(score(a / 2, mask, mask).item(), 3)
+    0.5
     """
     require_attention(maps, "image_mass")
     return patches(maps).sum(-1)

@@ -23,7 +23,13 @@ def score(
     masks: Float[Tensor, "phrase row col"],
     others: Float[Tensor, "phrase row col"],
 ) -> Float[Tensor, "phrase layer head"]:
-    """Best IoU, 0..1; NaN if M has no patch and for a constant map."""
+    """Best IoU, 0..1; NaN if M has no patch and for a constant map.
+
+    >>> a = torch.tensor([[0.1, 0.6], [0.2, 0.1]])[None, None, None]  # a phrase, a layer, a head, 2 x 2 patches
+    >>> mask = torch.tensor([[0.0, 1.0], [0.0, 0.5]])[None]  # shares of the patches: M is the right column
+    >>> score(a, mask, mask).item()  # the highest patch alone: 1 of 2; all patches: 2 of 4
+    0.5
+    """
     a, inside = patches(maps), in_mask(masks)
     ranked = in_order(maps)
     common = along(inside.to(a.dtype), ranked.order).cumsum(-1)

@@ -26,7 +26,13 @@ def score(
     masks: Float[Tensor, "phrase row col"],
     others: Float[Tensor, "phrase row col"],
 ) -> Float[Tensor, "phrase layer head"]:
-    """Mean z-score in M; NaN if M has no patch and for a constant map."""
+    """Mean z-score in M; NaN if M has no patch and for a constant map.
+
+    >>> a = torch.tensor([[0.1, 0.6], [0.2, 0.1]])[None, None, None]  # a phrase, a layer, a head, 2 x 2 patches
+    >>> mask = torch.tensor([[0.0, 1.0], [0.0, 0.5]])[None]  # shares of the patches: M is the right column
+    >>> round(score(a, mask, mask).item(), 3)  # (0.35 - 0.25) / 0.206
+    0.485
+    """
     a, inside = patches(maps), in_mask(masks)
     # Scaled first: the squares of raw attention would fall below single precision's range.
     low, high = a.aminmax(dim=-1, keepdim=True)

@@ -23,7 +23,15 @@ def score(
     masks: Float[Tensor, "phrase row col"],
     others: Float[Tensor, "phrase row col"],
 ) -> Float[Tensor, "phrase layer head"]:
-    """Share of the maxima that lie in M, 0..1; NaN if M has no patch and for a constant map."""
+    """Share of the maxima that lie in M, 0..1; NaN if M has no patch and for a constant map.
+
+    >>> a = torch.tensor([[0.1, 0.6], [0.2, 0.1]])[None, None, None]  # a phrase, a layer, a head, 2 x 2 patches
+    >>> mask = torch.tensor([[0.0, 1.0], [0.0, 0.5]])[None]  # shares of the patches: M is the right column
+    >>> score(a, mask, mask).item()  # the highest patch lies in M
+    1.0
+    >>> score(-a, mask, mask).item()  # of the two lowest, one does
+    0.5
+    """
     a, inside = patches(maps), in_mask(masks)[:, None, None]
     top = a == a.amax(-1, keepdim=True)
     hits = (top & inside).sum(-1) / top.sum(-1).clamp(min=1)
@@ -31,6 +39,10 @@ def score(
 
 
 def chance(masks: Float[Tensor, "phrase row col"]) -> Float[Tensor, " phrase"]:
-    """Share of the patches that lie in M; NaN if none does."""
+    """Share of the patches that lie in M; NaN if none does.
+
+    >>> chance(torch.tensor([[[0.0, 1.0], [0.0, 0.5]], [[0.0, 0.0], [0.0, 0.4]]])).tolist()  # an empty M: undefined
+    [0.5, nan]
+    """
     area = in_mask(masks).float().mean(-1)
     return torch.where(area > 0, area, torch.nan)

@@ -30,7 +30,12 @@ def score(
     masks: Float[Tensor, "phrase row col"],
     others: Float[Tensor, "phrase row col"],
 ) -> Float[Tensor, "phrase layer head"]:
-    """Entropy in nats, 0 up to the log of the number of components; NaN for a constant map."""
+    """Entropy in nats, 0 up to the log of the number of components; NaN for a constant map.
+
+    >>> corners = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])[None, None, None]
+    >>> round(score(corners, torch.ones(1, 3, 3), torch.ones(1, 3, 3)).item(), 3)  # two equal blobs: log 2
+    0.693
+    """
     a = patches(maps)
     # In units of the maximum: differences of raw attention from its mean must not vanish beside 1.
     mass = ((a - a.mean(-1, keepdim=True)) / a.abs().amax(-1, keepdim=True)).relu().nan_to_num()

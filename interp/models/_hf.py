@@ -16,7 +16,10 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "s
 
 
 class BrokenCheckpoint(ValueError):
-    """A checkpoint that lacks weights, or holds weights of another shape or that are not numbers."""
+    """A checkpoint lacks weights, or holds weights of another shape or that are not numbers.
+
+    What to do: fetch or train again the weights that the message names.
+    """
 
 
 def load(model_class: Any, checkpoint: str, **from_pretrained: Any) -> tuple[torch.nn.Module, Any]:

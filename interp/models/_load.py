@@ -20,7 +20,10 @@ from interp.plugins import data_folder, shipped
 
 
 class UnknownModel(LookupError):
-    """A name that is no folder, no shipped model and not to be had from the hub."""
+    """A model's name that is no folder, no shipped model and not to be had from the hub.
+
+    What to do: check the spelling; give the folder that holds ``config.json``; or download the model while online.
+    """
 
 
 def wrap(model: Any, processor: Any) -> LMM:
@@ -54,7 +57,16 @@ def load(
     Raises:
         UnknownModel: neither a folder, a shipped model nor to be had from the hub.
         interp.plugins.UnknownName: no family module for the model's ``model_type``.
-        BrokenCheckpoint, interp.checkpoints.CheckpointMismatch: weights that are missing, do not fit or are no numbers.
+        BrokenCheckpoint, interp.models._overlay.CheckpointMismatch: weights that are missing, do not fit or are no
+            numbers.
+
+    >>> lmm = load("mini-llava")
+    >>> lmm.layers, lmm.heads
+    (6, 8)
+    >>> load("mini-llama/base")
+    Traceback (most recent call last):
+        ...
+    interp.models._load.UnknownModel: 'mini-llama/base' is no folder with a config.json, no shipped model (...)...
     """
     source, checkpoint = _find(str(name))
     hub = {k: v for k, v in from_pretrained.items() if k in HUB_OPTIONS}

@@ -23,7 +23,10 @@ BASE, PROJECTOR, ADAPTER = "base", "projector.safetensors", "adapter_model.safet
 
 
 class CheckpointMismatch(ValueError):
-    """A checkpoint whose weights are not those of the model."""
+    """A checkpoint's weights are not those of the model that it is laid over.
+
+    What to do: give the base that it was trained from; the message lists the keys that are missing or differ.
+    """
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,32 +24,50 @@ LEADERS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00")
 LOSS = "caption loss\n[nats a token]"
 
 
-def growth(heads: pd.DataFrame, onsets: pd.DataFrame, metric: str, steps: pd.DataFrame | None = None) -> Figure:
-    """The leading heads over the faint field of all, with 95 % intervals, null, and a ring at each onset.
+class Kind(NamedTuple):
+    """What a curve shows: columns of its value, its interval and its onset, and what heads come to do."""
 
-    ``heads``: ``metric step layer head mean low high null``; ``onsets``: ``metric layer head onset final``;
-    ``steps``: with ``step loss loss_low loss_high``, draws the caption loss below. The leaders are the five heads that
-    score best at the last step, those with an onset first. A grey line parts the stages of training.
+    value: str
+    low: str
+    high: str
+    onset: str
+    said: str
+
+
+THINGS = Kind("mean", "low", "high", "onset", "look at things")
+WORDS = Kind("specificity", "specificity_low", "specificity_high", "onset_word", "tell the named thing from the others")
+
+
+def growth(heads: pd.DataFrame, onsets: pd.DataFrame, metric: str, steps: pd.DataFrame | None = None) -> Figure:
+    """The leading heads over the faint field of all, with 95 % intervals and a ring at each onset: how they come to
+    look at things (score beside its null), below it at the word's thing (specificity), below it the caption loss.
+
+    ``heads``: ``metric step layer head mean low high null`` and ``specificity specificity_low specificity_high``;
+    ``onsets``: ``metric layer head onset onset_word final``; ``steps``: with ``step loss loss_low loss_high``. Panels
+    are left out where a frame lacks their columns. The leaders are the five heads that are best at the last step, by
+    specificity if there is any, those with an onset first. A grey line parts the stages of training.
 
     Raises:
         ValueError: the frame has no row of this metric.
     """
     rows = select(heads, metric)
     with_loss = steps is not None and known(steps, "loss")
+    with_words = known(rows, "specificity")
     with style():
-        figure = Figure(figsize=(7.2, 5.4 if with_loss else 4.0), layout="constrained")
-        ratios = [3, 1] if with_loss else [1]
+        ratios = [3] + [3] * with_words + [1] * with_loss
+        figure = Figure(figsize=(7.2, 1.2 + 0.95 * sum(ratios)), layout="constrained")
         panels = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
-        _field(panels[0], rows)
         own = onsets.loc[onsets["metric"] == metric, :]
-        _leaders(panels[0], rows, own)
-        count = int(np.isfinite(column(own, "onset")).sum())
-        panels[0].set_title(f"{words(metric)}: {count} of {len(own)} heads come to ground words")
-        panels[0].set_ylabel(words(metric))
-        panels[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        for axes, kind in zip(panels, [THINGS] + [WORDS] * with_words, strict=False):
+            _field(axes, rows, kind)
+            _leaders(axes, rows, own, kind)
+            count = int(np.isfinite(column(own, kind.onset)).sum())
+            axes.set_title(f"{words(metric)}: {count} of {len(own)} heads come to {kind.said}")
+            axes.set_ylabel("specificity" if kind is WORDS else words(metric))
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         if with_loss and steps is not None:
-            _loss(panels[1], steps)
-            panels[1].set_ylabel(LOSS)
+            _loss(panels[-1], steps)
+            panels[-1].set_ylabel(LOSS)
         for axes in panels:
             _stages(axes, rows, names=axes is panels[0])
         _step_axis(panels[-1], rows)
@@ -72,15 +91,16 @@ def side_by_side(series: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, pd.DataF
         figure = Figure(figsize=(4.6 * len(tables) + 1.2, 5.2), layout="constrained")
         panels = figure.subplots(2, len(tables), squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1])
         for (top, bottom), (name, (rows, own, steps)) in zip(panels.T, tables.items(), strict=True):
-            _field(top, rows)
-            _leaders(top, rows, own)
+            kind = WORDS if known(rows, "specificity") else THINGS
+            _field(top, rows, kind)
+            _leaders(top, rows, own, kind)
             _loss(bottom, steps)
-            top.set_title(f"{name}: {int(np.isfinite(column(own, 'onset')).sum())} of {len(own)} heads")
+            top.set_title(f"{name}: {int(np.isfinite(column(own, kind.onset)).sum())} of {len(own)} heads")
             top.legend(loc="upper left", fontsize=7, ncols=2, frameon=True, framealpha=1, edgecolor="none")
             for axes in (top, bottom):
                 _stages(axes, rows, names=axes is top)
             _step_axis(bottom, every)
-        panels[0, 0].set_ylabel(words(metric))
+        panels[0, 0].set_ylabel(f"{words(metric)}, {kind.value}")
         panels[0, 0].set_ylim(top=1.25 * panels[0, 0].get_ylim()[1])  # room for the legends; the scale is shared
         panels[1, 0].set_ylabel(LOSS)
     return figure
@@ -126,26 +146,36 @@ def animation(heads: pd.DataFrame, metric: str, *, higher_is_better: bool = True
 
 
 def layer_onsets(onsets: pd.DataFrame, heads: pd.DataFrame, metric: str) -> Figure:
-    """A dot per head with an onset, at its step and layer; the first of each layer is filled, and how many are said."""
+    """A dot per head with an onset, at its step and layer; the first of each layer is filled, and how many are said.
+
+    One panel for heads that look at things, one for those that tell the named thing, where ``onset_word`` is there.
+    """
     own, rows = onsets.loc[onsets["metric"] == metric, :], select(heads, metric)
-    layers, first = column(own, "layer"), column(own, "onset")
+    kinds = [THINGS] + [WORDS] * ("onset_word" in own)
+    layers = column(own, "layer")
     with style():
-        figure = Figure(figsize=(6.4, 0.32 * len(np.unique(layers)) + 1.6), layout="constrained")
-        axes = figure.subplots()
-        place = axes.get_yaxis_transform()
-        for layer in np.unique(layers):
-            mine = first[layers == layer]
-            there = np.sort(mine[np.isfinite(mine)])
-            spread = np.linspace(-0.25, 0.25, len(there)) if len(there) > 1 else np.zeros(len(there))
-            axes.scatter(there, layer + spread, s=16, facecolors="none", edgecolors=LEADERS[0])
-            axes.scatter(there[:1], (layer + spread)[:1], s=42, color=LEADERS[0])
-            axes.text(1.01, layer, f"{len(there)} of {len(mine)}", transform=place, va="center", fontsize=8)
-        axes.set_yticks(np.unique(layers))
-        axes.set_ylim(layers.max() + 0.6, -0.6)
-        axes.set(ylabel="layer", title=f"{words(metric)}: where and when heads come to ground words")
-        _stages(axes, rows, names=False)
-        _step_axis(axes, rows)
+        height = 0.32 * len(np.unique(layers)) + 1.6
+        figure = Figure(figsize=(6.4, height * len(kinds)), layout="constrained")
+        panels = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, kind in zip(panels, kinds, strict=True):
+            _dots(axes, layers, column(own, kind.onset))
+            axes.set(ylabel="layer", title=f"{words(metric)}: where and when heads come to {kind.said}")
+            _stages(axes, rows, names=False)
+        _step_axis(panels[-1], rows)
     return figure
+
+
+def _dots(axes: Axes, layers: Float[np.ndarray, " head"], first: Float[np.ndarray, " head"]) -> None:
+    place = axes.get_yaxis_transform()
+    for layer in np.unique(layers):
+        mine = first[layers == layer]
+        there = np.sort(mine[np.isfinite(mine)])
+        spread = np.linspace(-0.25, 0.25, len(there)) if len(there) > 1 else np.zeros(len(there))
+        axes.scatter(there, layer + spread, s=16, facecolors="none", edgecolors=LEADERS[0])
+        axes.scatter(there[:1], (layer + spread)[:1], s=42, color=LEADERS[0])
+        axes.text(1.01, layer, f"{len(there)} of {len(mine)}", transform=place, va="center", fontsize=8)
+    axes.set_yticks(np.unique(layers))
+    axes.set_ylim(layers.max() + 0.6, -0.6)
 
 
 def column(rows: pd.DataFrame, name: str) -> Float[np.ndarray, " row"]:
@@ -155,30 +185,35 @@ def column(rows: pd.DataFrame, name: str) -> Float[np.ndarray, " row"]:
 
 def _leading(rows: pd.DataFrame, own: pd.DataFrame) -> Sequence[tuple[int, int]]:
     last = rows.loc[rows["step"] == rows["step"].max(), :]
-    mean, null, onset = square(last, "mean"), square(last, "null"), square(own, "onset")
-    above, started = mean - np.where(np.isfinite(null), null, 0.0), np.isfinite(onset)
-    # Which way is better shows in the table: heads with an onset lie beyond their null.
-    sign = -1 if started.any() and above[started].mean() < 0 else 1
-    order = np.lexsort((-np.nan_to_num(sign * above, nan=-np.inf).ravel(), ~started.ravel()))[: len(LEADERS)]
-    return [(int(i // mean.shape[1]), int(i % mean.shape[1])) for i in order]
+    if known(last, "specificity"):
+        above, started = square(last, "specificity"), np.isfinite(square(own, "onset_word"))
+    else:
+        mean, null, started = square(last, "mean"), square(last, "null"), np.isfinite(square(own, "onset"))
+        above = mean - np.where(np.isfinite(null), null, 0.0)
+        # Which way is better shows in the table: heads with an onset lie beyond their null.
+        above = above * (-1 if started.any() and above[started].mean() < 0 else 1)
+    order = np.lexsort((-np.nan_to_num(above, nan=-np.inf).ravel(), ~started.ravel()))[: len(LEADERS)]
+    return [(int(i // above.shape[1]), int(i % above.shape[1])) for i in order]
 
 
-def _field(axes: Axes, rows: pd.DataFrame) -> None:
+def _field(axes: Axes, rows: pd.DataFrame, kind: Kind) -> None:
     steps = np.unique(column(rows, "step"))
     parts = [rows.loc[rows["step"] == step, :] for step in steps]
-    means = np.stack([square(part, "mean").ravel() for part in parts])
+    means = np.stack([square(part, kind.value).ravel() for part in parts])
     lines = [np.column_stack([steps, line]) for line in means.T]
     axes.add_collection(LineCollection(lines, colors="#b9c0c8", linewidths=0.7, alpha=0.6, zorder=1))
-    if known(rows, "null"):
+    if kind is WORDS:
+        axes.axhline(0, color=NULL, linestyle="--", linewidth=1.2, label="does not know the word")
+    elif known(rows, "null"):
         null = [np.nanmean(column(part, "null")) for part in parts]
         axes.plot(steps, null, color=NULL, linestyle="--", linewidth=1.2, label="null: masks of\nother images")
     axes.plot(steps, mean(means.T), color="#5b6675", linewidth=1.4, label=f"mean of {means.shape[1]} heads")
     axes.autoscale_view()
 
 
-def _leaders(axes: Axes, rows: pd.DataFrame, own: pd.DataFrame) -> None:
+def _leaders(axes: Axes, rows: pd.DataFrame, own: pd.DataFrame, kind: Kind) -> None:
     for colour, (layer, head) in zip(LEADERS, _leading(rows, own), strict=False):
-        _curve(axes, rows, own, layer, head, colour)
+        _curve(axes, rows, own, layer, head, colour, kind)
 
 
 def _loss(axes: Axes, steps: pd.DataFrame) -> None:
@@ -186,11 +221,11 @@ def _loss(axes: Axes, steps: pd.DataFrame) -> None:
     axes.plot(steps["step"], steps["loss"], color=MEAN, marker="o", markersize=3)
 
 
-def _curve(axes: Axes, rows: pd.DataFrame, own: pd.DataFrame, layer: int, head: int, colour: str) -> None:
+def _curve(axes: Axes, rows: pd.DataFrame, own: pd.DataFrame, layer: int, head: int, colour: str, kind: Kind) -> None:
     mine = rows.loc[(rows["layer"] == layer) & (rows["head"] == head), :]
     order = np.argsort(column(mine, "step"))
-    steps, means, low, high = (column(mine, name)[order] for name in ("step", "mean", "low", "high"))
-    onset = float(square(own, "onset")[layer, head])
+    steps, means, low, high = (column(mine, name)[order] for name in ("step", *kind[:3]))
+    onset = float(square(own, kind.onset)[layer, head])
     note = f"from step {onset:g}" if np.isfinite(onset) else "no onset"
     axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(steps, means, color=colour, marker="o", markersize=3, label=f"L{layer} H{head}, {note}")

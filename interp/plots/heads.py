@@ -19,7 +19,8 @@ def heat_map(
     heads: pd.DataFrame,
     metric: str,
     *,
-    higher_is_better: bool = True,
+    by: str = "mean",
+    higher_is_better: bool | None = None,
     level: float = 0.05,
     unit: str = "",
     title: str = "",
@@ -29,14 +30,21 @@ def heat_map(
     """One cell per head with its mean; bright is better; a dot where corrected p < ``level``; a frame on the best head.
 
     ``heads`` is the tidy frame of a ranking: ``metric layer head mean``, and for the dots ``p_corrected``, for the
-    marks on the colour bar ``null`` and ``chance``. ``unit`` is said on the colour bar, e.g. ``0..1``. With more than
-    16 heads a layer only the ten best cells carry their number. ``title``, ``label`` (of the colour bar) and ``dot``
-    (what a dot means) are the words for a frame of something else than a metric.
+    marks on the colour bar ``null`` and ``chance``. ``by="specificity"`` shows how well each head tells the named thing
+    from the others in its place. ``higher_is_better``: None takes it from the frame's column of that name. ``unit`` is
+    said on the colour bar, e.g. ``0..1``. With more than 16 heads a layer only the ten best cells carry their number.
+    ``title``, ``label`` (of the colour bar) and ``dot`` (what a dot means) are the words for a frame of something else
+    than a metric.
 
     Raises:
         ValueError: the frame has no row of this metric, or no head with a defined mean.
     """
-    rows = select(heads, metric)
+    rows = select(heads, metric, by)
+    if by == "specificity":
+        higher_is_better, unit, dot = True, "", "tells the named thing from the others of its image"
+        title, label = title or f"{words(metric)}, best specificity", label or "specificity (0: does not know the word)"
+        rows = rows.assign(mean=rows["specificity"], p_corrected=rows["p_specific"], null=np.nan, chance=np.nan)
+    higher_is_better = direction(rows) if higher_is_better is None else higher_is_better
     means = square(rows, "mean")
     signed = means if higher_is_better else -means
     best = np.unravel_index(np.nanargmax(signed), means.shape)
@@ -63,17 +71,22 @@ def heat_map(
     return figure
 
 
-def select(heads: pd.DataFrame, metric: str) -> pd.DataFrame:
+def direction(rows: pd.DataFrame) -> bool:
+    """Whether a higher mean is better, as the frame says; True where it does not."""
+    return bool(rows["higher_is_better"].iloc[0]) if "higher_is_better" in rows else True
+
+
+def select(heads: pd.DataFrame, metric: str, column: str = "mean") -> pd.DataFrame:
     """The rows of one metric.
 
     Raises:
-        ValueError: there are none, with the metrics there are; or all means are NaN.
+        ValueError: there are none, with the metrics there are; or all values of the column are NaN.
     """
     rows = heads.loc[heads["metric"] == metric, :]
     if rows.empty:
         there = ", ".join(sorted(map(str, heads["metric"].unique()))) or "none"
         raise ValueError(f"the frame has no row of metric {metric!r}; it has: {there}")
-    if not known(rows, "mean"):
+    if not known(rows, column):
         raise ValueError(f"{metric!r} is undefined (NaN) for all {len(rows)} heads: there is nothing to draw")
     return rows
 

@@ -9,22 +9,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from interp.plots.heads import known, select
+from interp.plots.heads import direction, known, select
 from interp.plots.style import BEST, CHANCE, MEAN, NULL, style, words
 
 _ROOM_FOR_NAMES = 16
 
 
-def curves(heads: pd.DataFrame, metric: str, *, higher_is_better: bool = True, unit: str = "") -> Figure:
+def curves(heads: pd.DataFrame, metric: str, *, higher_is_better: bool | None = None, unit: str = "") -> Figure:
     """Curves over layers, from the tidy frame of a ranking (``metric layer head mean``, ``low high null chance``).
 
     Best head of each layer with its bootstrap interval; mean over heads with the quantiles 25..75 % and 5..95 % of
     the heads; the shuffled-mask null (mean over heads, band = 5..95 % of heads); area-matched chance.
+    ``higher_is_better``: None takes it from the frame's column of that name.
 
     Raises:
         ValueError: the frame has no row of this metric, or no head with a defined mean.
     """
     rows = select(heads, metric)
+    higher_is_better = direction(rows) if higher_is_better is None else higher_is_better
     with style():
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.subplots()

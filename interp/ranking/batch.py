@@ -15,13 +15,21 @@ from torch import Tensor
 from interp.contracts import Metric
 from interp.ranking.scoring import MetricScores
 from interp.statistics.nulls import MaskPool
-from interp.types import Query, Skip, Weighting
+from interp.types import Query, Rows, Skip, Weighting
+
+Mentions = Literal["all", "first"]
+"""Which phrases are scored: all that name a target, or the first that names it; a later one may copy."""
+Control = Literal["none", "image", "sinks"]
+"""What is taken away on purpose: the image (see `interp.ranking.controls`), or the patches that every word looks at."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all batches of a run have in common. ``known`` keeps masks on patch grids for a data set that is scored
-    again and again; None keeps none."""
+    """What all batches of a run have in common; see `interp.rank`.
+
+    ``by_rows``: the metric that is also scored on each word's first and last row alone; none if empty. ``known`` keeps
+    masks on patch grids for a data set that is scored again and again; None keeps none.
+    """
 
     lmm: Any
     metrics: Mapping[str, Metric]
@@ -33,6 +41,10 @@ class Plan:
     nulls: int
     max_new_tokens: int
     weighting: Weighting = "attention"
+    rows: Rows = "mean"
+    mentions: Mentions = "all"
+    control: Control = "none"
+    by_rows: str = ""
     known: dict[tuple[Any, ...], tuple[Tensor, Tensor, Tensor]] | None = None
 
 
@@ -51,8 +63,13 @@ class Maps:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch that has been scored. ``phrases``: sample_id, text, root, tokens and area of each; ``losses``: sample id
-    -> mean -log p of its answer's tokens, in nats."""
+    """A batch that has been scored.
+
+    ``phrases``: of each its ``sample_id, image_id, text, root, tokens, area, targets`` (places of those that it names),
+    ``mention`` (how often one of them has been named, this time included) and ``partners`` (their number). ``by_rows``:
+    scores of one metric on each word's first and last row. ``losses``: sample id -> mean -log p of its answer's
+    tokens, in nats.
+    """
 
     phrases: list[dict[str, Any]]
     skipped: list[Skip]
@@ -60,6 +77,7 @@ class Batch:
     reduced: dict[str, MetricScores]
     groups: list[Maps]
     losses: dict[str, float] = field(default_factory=dict)
+    by_rows: dict[str, MetricScores] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.phrases)
@@ -68,16 +86,17 @@ class Batch:
     def of(cls, arrays: Mapping[str, np.ndarray], maps: bool = True) -> Batch:
         """The batch from what the store holds; without its maps if they are not needed."""
         about = json.loads(bytes(arrays["about"]).decode())
-        scores, reduced = (
-            {
-                name: MetricScores(*(arrays[f"{kind}.{name}.{part}"] for part in MetricScores._fields))
-                for name in about["metrics"]
-            }
-            for kind in ("heads", "reduced")
+        scores, reduced, by_rows = (
+            {name: MetricScores(*(arrays[f"{kind}.{name}.{part}"] for part in MetricScores._fields)) for name in names}
+            for kind, names in (
+                ("heads", about["metrics"]),
+                ("reduced", about["metrics"]),
+                ("rows", about.get("rows", ())),
+            )
         )
         groups = [unpack_group(arrays, g) for g in range(about["groups"])] if maps else []
         skipped = [Skip(*s) for s in about["skipped"]]
-        return cls(about["phrases"], skipped, scores, reduced, groups, about.get("losses", {}))
+        return cls(about["phrases"], skipped, scores, reduced, groups, about.get("losses", {}), by_rows)
 
 
 def pack_group(group: Maps, i: int) -> dict[str, np.ndarray]:

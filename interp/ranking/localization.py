@@ -18,6 +18,9 @@ def above_elbow(sums: Float[np.ndarray, "phrase head"]) -> Bool[np.ndarray, "phr
     (Satopaa et al. 2011, "Kneedle"). The distance to a line is proportional to the vertical one, so the axes' scales do
     not matter. The published code takes the elbow of the sums in the order of the heads, where the curve has no elbow
     and the result depends on how heads are numbered. If all sums are equal, every head is kept.
+
+    >>> above_elbow(np.array([[0.11, 0.52, 0.1, 0.13, 0.5, 0.12]])).tolist()  # the elbow is 0.13
+    [[False, True, False, True, True, False]]
     """
     ordered = np.sort(sums, axis=1)  # NaN last
     n = np.isfinite(ordered).sum(1)

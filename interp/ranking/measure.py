@@ -3,129 +3,202 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from interp.answer.capturing import captures
 from interp.answer.maps import coverage, phrase_maps
-from interp.answer.targets import match_targets
+from interp.answer.targets import match_targets, targets_named
 from interp.ranking.batch import Maps, Plan, pack_group
+from interp.ranking.controls import other_images, sinks_of, without
 from interp.ranking.reductions import in_order, score_reductions
 from interp.ranking.scoring import MetricScores, score_sample
+from interp.ranking.specificity import partners
 from interp.statistics.nulls import stack
-from interp.types import Capture, Sample, Skip
+from interp.types import Capture, PatchGrid, Sample, Skip
 
 KNOWN = 4096
 """Samples whose masks on the patch grid are kept for the next checkpoint."""
-
-
-def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True) -> dict[str, np.ndarray]:
-    """Plain arrays for the store: every metric for every phrase that names a target, and the maps in half precision
-    unless ``maps`` is False."""
-    phrases: list[dict[str, Any]] = []
-    losses: dict[str, float] = {}
-    skipped, prepared = [], []
-    results = captures(
-        plan.lmm,
-        samples,
-        answers=plan.answers,
-        batch=len(samples),
-        tokens="phrases",
-        query=plan.query,
-        weighting=plan.weighting,
-        max_new_tokens=plan.max_new_tokens,
-    )
-    for place, (sample, result) in enumerate(zip(samples, results, strict=True)):
-        if isinstance(result, Capture) and result.logprobs is not None:
-            losses[result.sample_id] = float(-result.logprobs.mean(dtype=np.float64))
-        try:
-            about, own = _prepare(plan, sample, result, len(phrases), place)
-        except _LeftOut as reason:
-            skipped.append((result.sample_id, str(reason)))
-            continue
-        phrases += about
-        prepared.append(own)
-    groups = _by_grid(prepared)
-    scored = [score_sample(g.raw, g.normalised, g.masks, g.others, g.nulls, plan.metrics) for g in groups]
-    reduced = [score_reductions(g, plan.metrics) for g in groups]
-    arrays = {}
-    for kind, parts in (("heads", scored), ("reduced", reduced)):
-        for name in plan.metrics if groups else ():
-            for part in MetricScores._fields:
-                arrays[f"{kind}.{name}.{part}"] = in_order(groups, [getattr(s[name], part) for s in parts])
-    kept = groups if maps else []
-    for i, group in enumerate(kept):
-        arrays |= pack_group(group, i)
-    metrics = list(plan.metrics) if groups else []
-    about = {"phrases": phrases, "skipped": skipped, "metrics": metrics, "groups": len(kept), "losses": losses}
-    return arrays | {"about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
 
 
 class _LeftOut(Exception):
     """Why a sample has nothing to score."""
 
 
-def _prepare(
-    plan: Plan, sample: Sample | Skip, result: Capture | Skip, first: int, place: int
-) -> tuple[list[dict[str, Any]], Maps]:
-    """What is known of the sample's phrases, and their maps and masks on its grid."""
+class _Prepared(NamedTuple):
+    """A sample that can be scored: what is known of its phrases, their maps and masks, and their maps by rows."""
+
+    about: list[dict[str, Any]]
+    maps: Maps
+    by_rows: dict[str, Float[Tensor, "phrase layer head row col"]]
+
+
+def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True) -> dict[str, np.ndarray]:
+    """Plain arrays for the store: every metric for every phrase that names a target, and the maps in half precision
+    unless ``maps`` is False."""
+    losses: dict[str, float] = {}
+    skipped: list[tuple[str, str]] = []
+    prepared: list[_Prepared] = []
+    rows = 0
+    for place, (sample, result) in enumerate(zip(samples, _captured(plan, samples), strict=True)):
+        if isinstance(result, Capture) and result.logprobs is not None:
+            losses[result.sample_id] = float(-result.logprobs.mean(dtype=np.float64))
+        try:
+            own = _prepare(plan, sample, result, rows, place)
+        except _LeftOut as reason:
+            skipped.append((result.sample_id, str(reason)))
+            continue
+        rows += len(own.about)
+        prepared.append(own)
+    phrases = [about for own in prepared for about in own.about]
+    groups = _by_grid([own.maps for own in prepared])
+    pairs = [partners([phrases[row] for row in g.rows]) for g in groups]
+    for group, partner in zip(groups, pairs, strict=True):
+        for row, count in zip(group.rows, (partner >= 0).sum(1).tolist(), strict=True):
+            phrases[row]["partners"] = count
+    found = {
+        "heads": [
+            score_sample(g.raw, g.normalised, g.masks, g.others, g.nulls, p, plan.metrics)
+            for g, p in zip(groups, pairs, strict=True)
+        ],
+        "reduced": [score_reductions(g, p, plan.metrics) for g, p in zip(groups, pairs, strict=True)],
+        "rows": [_score_rows(plan, prepared, g, p) for g, p in zip(groups, pairs, strict=True)],
+    }
+    arrays = {
+        f"{kind}.{name}.{part}": in_order(groups, [getattr(scores[name], part) for scores in each])
+        for kind, each in found.items()
+        for name in (each[0] if each else ())
+        for part in MetricScores._fields
+    }
+    kept = groups if maps else []
+    for i, group in enumerate(kept):
+        arrays |= pack_group(group, i)
+    about = {"phrases": phrases, "skipped": skipped, "groups": len(kept), "losses": losses}
+    about |= {"metrics": list(plan.metrics) if groups else [], "rows": list(found["rows"][0]) if groups else []}
+    return arrays | {"about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
+
+
+def _captured(plan: Plan, samples: Sequence[Sample | Skip]) -> list[Capture | Skip]:
+    """What the model attends to; under the control ``image``, in the image of another sample."""
+    shown = other_images(list(samples)) if plan.control == "image" else samples
+    return list(
+        captures(
+            plan.lmm,
+            shown,
+            answers=plan.answers,
+            batch=len(samples),
+            tokens="phrases",
+            query=plan.query,
+            weighting=plan.weighting,
+            max_new_tokens=plan.max_new_tokens,
+        )
+    )
+
+
+def _score_rows(plan: Plan, prepared: Sequence[_Prepared], group: Maps, partner: np.ndarray) -> dict[str, MetricScores]:
+    """Scores of ``plan.by_rows`` on the mean, first and last row of each word of the group; nothing if it is empty."""
+    if not plan.by_rows:
+        return {}
+    metric = {plan.by_rows: plan.metrics[plan.by_rows]}
+    own = [p for p in prepared if p.maps.rows[0] in set(group.rows)]
+    found = {}
+    for rows in own[0].by_rows:
+        maps = torch.cat([p.by_rows[rows] for p in own])
+        found[rows] = score_sample(maps, maps, group.masks, group.others, group.nulls, partner, metric)[plan.by_rows]
+    return found
+
+
+def _prepare(plan: Plan, sample: Sample | Skip, result: Capture | Skip, first: int, place: int) -> _Prepared:
+    """The sample's phrases that name a target, and their maps and masks on its grid.
+
+    Raises:
+        _LeftOut: it has none, or could not be captured; with the reason.
+    """
     if isinstance(sample, Skip):
         raise _LeftOut(sample.reason)
     if isinstance(result, Skip):
         raise _LeftOut(result.reason)
+    about, masks = _named(plan, sample, result)
+    index = [phrase.pop("index") for phrase in about]
+    try:
+        raw, normalised = _maps(plan, result, index, plan.rows)
+        singly = {
+            rows: _maps(plan, result, index, rows)[0 if plan.metrics[plan.by_rows].raw else 1]
+            for rows in (("mean", "first", "last") if plan.by_rows else ())
+        }
+    except ValueError as error:
+        raise _LeftOut(str(error)) from error
+    on_grid, others, nulls = _masks(plan, sample, about, index, masks, result.grid)
+    rows = list(range(first, first + len(about)))
+    return _Prepared(about, Maps(rows, [place] * len(about), raw, normalised, on_grid, others, nulls), singly)
+
+
+def _named(
+    plan: Plan, sample: Sample, result: Capture
+) -> tuple[list[dict[str, Any]], Bool[np.ndarray, "phrase height width"]]:
+    """What is known of each phrase that names a target, and the masks of what they name."""
     size = sample.image.shape[:2]
     wrong = [t for t in sample.targets if t.mask.shape != size]
     if wrong:
         raise _LeftOut(
             f"the mask of {wrong[0].phrase!r} is {wrong[0].mask.shape}, the image {size}; a mask has the image's pixels"
         )
-    matched = match_targets(result.phrases, sample.targets)
-    if not matched:
-        said = ", ".join(repr(p.text) for p in result.phrases) or "none"
+    targets = targets_named(result.phrases, sample.targets)
+    about, masks, said = [], [], dict[int, int]()
+    for i, mask in match_targets(result.phrases, sample.targets):
+        said |= {t: said.get(t, 0) + 1 for t in targets[i]}
+        phrase, mention = result.phrases[i], max(said[t] for t in targets[i])
+        if plan.mentions == "first" and mention > 1:
+            continue
+        known = {"text": phrase.text, "root": phrase.root, "tokens": len(phrase.tokens), "area": float(mask.mean())}
+        place = {"sample_id": sample.id, "image_id": sample.image_id, "index": i}
+        about.append({**place, **known, "targets": list(targets[i]), "mention": mention})
+        masks.append(mask)
+    if not about:
+        phrases = ", ".join(repr(p.text) for p in result.phrases) or "none"
         there = ", ".join(repr(t.phrase) for t in sample.targets) or "none"
-        raise _LeftOut(f"no phrase of the answer names a target (phrases: {said}; targets: {there})")
-    index, masks = [i for i, _ in matched], np.stack([m for _, m in matched])
-    try:
-        raw = phrase_maps(result, "none").maps[index]
-        normalised = raw if plan.normalise == "none" else phrase_maps(result, "answer").maps[index]
-    except ValueError as error:
-        raise _LeftOut(str(error)) from error
-    about = [
-        {
-            "sample_id": sample.id,
-            "text": result.phrases[i].text,
-            "root": result.phrases[i].root,
-            "tokens": len(result.phrases[i].tokens),
-            "area": float(mask.mean()),
-        }
-        for i, mask in matched
-    ]
+        raise _LeftOut(f"no phrase of the answer names a target (phrases: {phrases}; targets: {there})")
+    return about, np.stack(masks)
+
+
+def _maps(plan: Plan, result: Capture, index: Sequence[int], rows: str) -> tuple[Tensor, Tensor]:
+    """Raw and normalised maps of some of the capture's phrases, on the model's device."""
+    raw = normalised = phrase_maps(result, "none", rows=rows).maps[index]
+    if plan.normalise != "none":
+        normalised = phrase_maps(result, "answer", rows=rows).maps[index]
+    if plan.control == "sinks":
+        sinks = sinks_of(result.mean)
+        raw, normalised = without(raw, sinks), without(normalised, sinks)
+    device = getattr(plan.lmm, "device", raw.device)
+    return raw.to(device), normalised.to(device)
+
+
+def _masks(
+    plan: Plan,
+    sample: Sample,
+    about: Sequence[Mapping[str, Any]],
+    index: Sequence[int],
+    masks: Bool[np.ndarray, "phrase height width"],
+    grid: PatchGrid,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """On the grid: the phrases' masks, the usual places of things, and the null masks; from memory if known."""
     known = {} if plan.known is None else plan.known
-    key = (sample.id, *index, *result.grid.shape, *result.grid.box)
+    key, size = (sample.id, *index, *grid.shape, *grid.box), sample.image.shape[:2]
     if key not in known:
-        usual = plan.pool.usual_places(sample.id, size, result.grid)
+        usual = plan.pool.usual_places(sample.image_id, size, grid)
         nulls = [
-            plan.pool.of_others(sample.id, i, a["area"], size, result.grid, plan.nulls, plan.seed)
-            for i, a in zip(index, about, strict=True)
+            plan.pool.of_others(sample.image_id, i, phrase["area"], size, grid, plan.nulls, plan.seed)
+            for i, phrase in zip(index, about, strict=True)
         ]
         if len(known) >= KNOWN:
             known.clear()
-        others = usual.expand(len(index), -1, -1)
-        known[key] = coverage(masks, result.grid), others, stack(nulls, plan.nulls)
-    on_grid, others, null_masks = known[key]
-    device = getattr(plan.lmm, "device", raw.device)
-    return about, Maps(
-        rows=list(range(first, first + len(index))),
-        samples=[place] * len(index),
-        raw=raw.to(device),
-        normalised=normalised.to(device),
-        masks=on_grid,
-        others=others,
-        nulls=null_masks,
-    )
+        known[key] = coverage(masks, grid), usual.expand(len(index), -1, -1), stack(nulls, plan.nulls)
+    return known[key]
 
 
 def _by_grid(prepared: Sequence[Maps]) -> list[Maps]:

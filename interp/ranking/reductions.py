@@ -6,42 +6,52 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from interp.answer.maps import reduce_heads
 from interp.contracts import Metric
 from interp.ranking.batch import Batch, Maps, Plan
 from interp.ranking.scoring import MetricScores, score_sample
-from interp.statistics.nulls import half
+from interp.ranking.specificity import partners
 from interp.types import Head
 
 REDUCTIONS = {"paper": "all", "released": "released"}
 
 
 def score_top(
-    plan: Plan, batch: Batch, chosen: Mapping[str, tuple[list[Head], list[Head]]], sizes: Mapping[str, int]
+    plan: Plan,
+    batch: Batch,
+    chosen: Mapping[str, tuple[list[Head], list[Head]]],
+    sizes: Mapping[str, int],
+    halves: Mapping[str, int],
 ) -> dict[str, MetricScores]:
     """Scores of the mean map of the best heads: per metric, the sizes in place of heads of one layer.
 
-    ``chosen[metric][h]`` are the heads for images of half ``h``, best first; where there are none, NaN.
+    ``chosen[metric][h]`` are the heads for images of half ``h``, best first; where there are none, NaN. ``halves``: the
+    half of each image.
     """
     scores = {}
     for name, heads in chosen.items():
         parts = []
         for g in batch.groups:
-            halves = torch.tensor([half(plan.seed, batch.phrases[row]["sample_id"]) for row in g.rows])
-            raw, normalised = (_best(maps, halves, heads, sizes) for maps in (g.raw, g.normalised))
-            parts.append(score_sample(raw, normalised, g.masks, g.others, g.nulls, {name: plan.metrics[name]})[name])
+            own = [batch.phrases[row] for row in g.rows]
+            which = torch.tensor([halves[phrase["image_id"]] for phrase in own])
+            raw, normalised = (_best(maps, which, heads, sizes) for maps in (g.raw, g.normalised))
+            how = (g.masks, g.others, g.nulls, partners(own), {name: plan.metrics[name]})
+            parts.append(score_sample(raw, normalised, *how)[name])
         scores[name] = MetricScores(
             *(in_order(batch.groups, [getattr(p, part) for p in parts]) for part in MetricScores._fields)
         )
     return scores
 
 
-def score_reductions(group: Maps, metrics: Mapping[str, Metric]) -> dict[str, MetricScores]:
+def score_reductions(
+    group: Maps, partner: Int[np.ndarray, "phrase slot"], metrics: Mapping[str, Metric]
+) -> dict[str, MetricScores]:
+    """Scores of the named reductions, as heads of one layer."""
     raw, normalised = (_reduce(maps) for maps in (group.raw, group.normalised))
-    return score_sample(raw, normalised, group.masks, group.others, group.nulls, metrics)
+    return score_sample(raw, normalised, group.masks, group.others, group.nulls, partner, metrics)
 
 
 def _reduce(maps: Float[Tensor, "phrase layer head row col"]) -> Float[Tensor, "phrase 1 reduction row col"]:

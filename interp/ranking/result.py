@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pandas as pd
 
 from interp.statistics.scores import HeadScores
-from interp.types import Skip
+from interp.types import By, Head, Skip
 
 TOP = {"top1": 1, "top3": 3, "top10": 10}
 
@@ -17,7 +17,11 @@ MASK_FREE = ("image_mass", "spatial_entropy")
 
 
 class NothingToRank(ValueError):
-    """Not one phrase could be scored; the message gives the commonest reasons."""
+    """Not one phrase of any sample could be scored.
+
+    What to do: look at the commonest reasons in the message: answers that name no target, images that cannot be read,
+    or a model whose answers are empty (then ``answers="reference"`` reads the data set's own).
+    """
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,10 @@ class Ranking:
     ``scores``: metric -> every phrase and head. ``heads``: a row per metric and head (`summary.statistics`).
     ``reductions``: a row per metric and ``heads`` in ``paper`` (mean of all heads), ``released`` (head H-2 of each
     layer), ``top1``, ``top3``, ``top10``: mean map of the best heads by that metric, always chosen on the half of the
-    images that the phrase's image is not in. ``phrases``: their values phrase by phrase. ``localization``: the
-    mask-free ranking. ``agreement``: Kendall's tau per metric. ``manifest``: what went in.
+    images that the phrase's image is not in. ``phrases``: their values phrase by phrase. ``rows``: the headline metric
+    on the mean, the first and the last of a word's rows, for words of one token, of several, and all; a row per head.
+    ``subsets``: the reductions over other sets and weights of phrases (`interp.ranking.subsets`). ``localization``:
+    the mask-free ranking. ``agreement``: Kendall's tau per metric. ``manifest``: what went in.
     """
 
     scores: dict[str, HeadScores]
@@ -37,5 +43,20 @@ class Ranking:
     phrases: pd.DataFrame
     localization: pd.DataFrame
     agreement: pd.DataFrame
+    rows: pd.DataFrame
+    subsets: pd.DataFrame
     skipped: tuple[Skip, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        """The metric that was named before anything was measured."""
+        return self.manifest["headline"]
+
+    def top(self, k: int, by: By | None = None, metric: str | None = None) -> list[Head]:
+        """The k best heads by the headline metric (or another), best first: by specificity where there is one."""
+        return self.scores[metric or self.headline].top(k, by)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table by its name."""
+        return {f.name: frame for f in fields(self) if isinstance(frame := getattr(self, f.name), pd.DataFrame)}

@@ -7,17 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.contracts import Metric
+from interp.ranking.specificity import specificity
 
 
 class MetricScores(NamedTuple):
-    """One metric: scores, mean score on null masks, and chance."""
+    """One metric: scores, mean score on null masks, specificity, and chance."""
 
     values: Float[np.ndarray, "phrase layer head"]
     null: Float[np.ndarray, "phrase layer head"]
+    specificity: Float[np.ndarray, "phrase layer head"]
     chance: Float[np.ndarray, " phrase"]
 
 
@@ -27,21 +29,26 @@ def score_sample(
     masks: Float[Tensor, "phrase row col"],
     others: Float[Tensor, "phrase row col"],
     null_masks: Float[Tensor, "phrase null row col"],
+    partner: Int[np.ndarray, "phrase slot"],
     metrics: Mapping[str, Metric],
 ) -> dict[str, MetricScores]:
     """Every metric's scores for phrases that share a grid (of one sample, or of several).
 
     A metric gets the raw attention or the normalised maps, as it asks. ``null`` is its mean over the phrase's null
-    masks where it is defined; NaN if it is defined on none, or if the metric does not use the mask. Masks go to the
-    maps' device; the scores come back as numpy, in single precision.
+    masks where it is defined; NaN if it is defined on none, or if the metric does not use the mask. ``partner`` names
+    each phrase's partners (`interp.ranking.specificity.partners`). Masks go to the maps' device; the scores come back
+    as numpy, in single precision.
     """
     masks, others, null_masks = (m.to(raw.device) for m in (masks, others, null_masks))
     scores = {}
     for name, metric in metrics.items():
         maps = raw if metric.raw else normalised
         values = metric.score(maps, masks, others)
-        null = _null(metric, maps, others, null_masks) if metric.uses_mask else torch.full_like(values, torch.nan)
-        scores[name] = MetricScores(*(x.float().cpu().numpy() for x in (values, null, metric.chance(masks))))
+        null = specific = torch.full_like(values, torch.nan)
+        if metric.uses_mask:
+            null = _null(metric, maps, others, null_masks)
+            specific = specificity(metric, maps, values, masks, others, partner)
+        scores[name] = MetricScores(*(x.float().cpu().numpy() for x in (values, null, specific, metric.chance(masks))))
     return scores
 
 

@@ -6,7 +6,8 @@ not computed again, and batches are always cut the same way, so that a run which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast, get_args
 
 from tqdm import tqdm
@@ -15,14 +16,16 @@ import interp
 from interp import plugins
 from interp.contracts import Metric
 from interp.models._identity import fingerprint, setup
-from interp.ranking.batch import Batch, Plan
+from interp.ranking.batch import Batch, Control, Mentions, Plan
 from interp.ranking.measure import score_batch
 from interp.ranking.result import MASK_FREE, Ranking
 from interp.ranking.tables import ranking_of
 from interp.statistics.nulls import MaskPool
-from interp.types import Query, Sample, Skip, Weighting
+from interp.types import By, Query, Rows, Sample, Skip, Weighting
 from interp.work.samples import cut, noting, repeatable
 from interp.work.store import Memory, Store, key_of
+
+HEADLINE = "pointing_game"
 
 
 def rank(
@@ -41,8 +44,13 @@ def rank(
     progress: bool = True,
     nulls: int = 8,
     max_new_tokens: int = 128,
+    rows: Rows = "mean",
+    mentions: Mentions = "all",
+    control: Control = "none",
+    by: By | None = None,
 ) -> Ranking:
-    """The heads of a model, scored on how well they ground the phrases that name a target.
+    """The heads of a model, scored on how well they ground the phrases that name a target: whether they look at things
+    (own mask beside masks of other images) and at this word's thing (`interp.ranking.specificity`).
 
     Args:
         dataset: goes round twice, for the masks and for the model: a list or another object that can be iterated
@@ -58,15 +66,30 @@ def rank(
         store: finished batches, with their maps in half precision (layers x heads x patches x 2 bytes a phrase and
             again a sample: 1.2 MB for 7B). None keeps them in memory.
         nulls: masks of other images per phrase, of similar area.
+        rows: a word's map is the mean over its tokens' rows, or the ``first`` or ``last`` of them alone. The first
+            predicting row is the only one that cannot have read the word.
+        mentions: score all phrases that name a target, or only the first that does.
+        control: ``image`` (another image for the same words) or ``sinks``: see `interp.ranking.controls`.
+        by: the best heads are chosen by ``specificity`` or by ``mean``; None: by specificity, where any head has one.
 
     Raises:
         interp.plugins.UnknownName: no metric of that name.
         ValueError: a bad argument, or a sample id that occurs twice.
         NothingToRank: no phrase could be scored.
+
+    >>> import interp
+    >>> from interp.datasets import scenes
+    >>> found = interp.rank(interp.load("mini-llava"), scenes.load(samples=2), ["pointing_game"], progress=False)
+    >>> len(found.heads), found.manifest["phrases"]  # a row a head
+    (48, 10)
+    >>> found.scores["pointing_game"].values.shape  # phrase, layer, head
+    (10, 6, 8)
     """
     check(answers, normalise, samples, batch, nulls, weighting)
+    check_kinds(answers, rows, mentions, control, by)
     asked = list(dict.fromkeys(plugins.names("metrics") if metrics is None else metrics))
     found = {name: cast(Metric, plugins.get("metrics", name)) for name in dict.fromkeys([*asked, *MASK_FREE])}
+    main = headline(asked, found)
     again = repeatable(dataset, samples)
     ids: list[str] = []
     with tqdm(total=samples, desc="masks", unit="image", disable=not progress) as bar:
@@ -83,10 +106,16 @@ def rank(
         "seed": seed,
         "nulls": nulls,
         "max_new_tokens": max_new_tokens,
+        "rows": rows,
+        "mentions": mentions,
+        "control": control,
+        "headline": main,
         "pool": pool.digest(),
         "version": interp.__version__,
     }
     plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting)
+    by_rows = main if found[main].uses_mask else ""
+    plan = replace(plan, rows=rows, mentions=mentions, control=control, by_rows=by_rows)
     kept = Memory() if store is None else store
     done, keys = [], []
     with tqdm(total=len(ids), desc="attention", unit="image", disable=not progress) as bar:
@@ -100,7 +129,7 @@ def rank(
             keys.append(key)
             bar.update(len(group))
     manifest = {**settings, "batch": batch, "samples": len(ids), "asked": asked}
-    return ranking_of(plan, done, lambda i: _again(kept, keys[i]), asked, manifest)
+    return ranking_of(plan, done, lambda i: _again(kept, keys[i]), asked, by, manifest)
 
 
 def _again(store: Store, key: str) -> Batch:
@@ -109,6 +138,23 @@ def _again(store: Store, key: str) -> Batch:
     if arrays is None:
         raise LookupError(f"the store lost {key} while the run used it; start the run again, it goes on from the rest")
     return Batch.of(arrays)
+
+
+def headline(asked: Sequence[str], metrics: Mapping[str, Metric]) -> str:
+    """The metric that a run is about, named before anything is measured: the pointing game if it is asked for, else
+    the first that uses a mask, else the first."""
+    with_mask = [name for name in asked if metrics[name].uses_mask]
+    return HEADLINE if HEADLINE in asked else (with_mask or list(asked))[0]
+
+
+def check_kinds(answers: str, rows: str, mentions: str, control: str, by: str | None) -> None:
+    """Nothing, if there are such kinds of rows, mentions, controls and choices; else a ValueError."""
+    kinds = {"rows": (rows, Rows), "mentions": (mentions, Mentions), "control": (control, Control)}
+    for name, (value, known) in {**kinds, **({} if by is None else {"by": (by, By)})}.items():
+        if value not in get_args(known):
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(known)))}")
+    if control == "image" and answers == "generated":
+        raise ValueError("control='image' keeps the words and changes the image; it needs answers='reference'")
 
 
 def check(answers: str, normalise: str, samples: int | None, batch: int, nulls: int, weighting: str) -> None:

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from interp.contracts import Metric
 from interp.ranking.batch import Batch, Plan
 from interp.ranking.localization import mask_free
 from interp.ranking.reductions import REDUCTIONS, score_top
 from interp.ranking.result import MASK_FREE, TOP, NothingToRank, Ranking
+from interp.ranking.scoring import MetricScores
+from interp.ranking.subsets import subsets
 from interp.statistics import summary
-from interp.statistics.nulls import half
+from interp.statistics.nulls import halves
 from interp.statistics.scores import HeadScores
-from interp.types import Head
+from interp.types import By, Head, Rows
 
 
 def ranking_of(
-    plan: Plan, done: Sequence[Batch], load: Callable[[int], Batch], asked: Sequence[str], manifest: dict[str, Any]
+    plan: Plan,
+    done: Sequence[Batch],
+    load: Callable[[int], Batch],
+    asked: Sequence[str],
+    by: By | None,
+    manifest: dict[str, Any],
 ) -> Ranking:
+    """All tables of a run; ``load`` gives a batch with its maps.
+
+    Raises:
+        NothingToRank: no phrase could be scored.
+    """
     skipped = tuple(skip for batch in done for skip in batch.skipped)
     if not any(len(batch) for batch in done):
         reasons = pd.Series([s.reason for s in skipped], dtype=object).value_counts()
@@ -32,20 +46,25 @@ def ranking_of(
     done_with = [(i, batch) for i, batch in enumerate(done) if len(batch)]
     everything = {name: join([b for _, b in done_with], name, metric) for name, metric in plan.metrics.items()}
     scores = {name: everything[name] for name in asked}
-    top = {name: _cross_fitted(score, plan.seed) for name, score in scores.items()}
-    best = [score_top(plan, load(i), top, TOP) for i, _ in done_with]
+    which = halves(plan.seed, next(iter(everything.values())).images)
+    top = {name: _cross_fitted(score, which, by) for name, score in scores.items()}
+    best = [score_top(plan, load(i), top, TOP, which) for i, _ in done_with]
     reduced = {name: _reduced(score, [b for _, b in done_with], best) for name, score in scores.items()}
     names = [*REDUCTIONS, *TOP]
-    heads = summary.summarise(scores, plan.seed)
+    heads = summary.summarise(scores, plan.seed, by)
     localization = mask_free(*(everything[name].values for name in MASK_FREE))
     higher = {name: plan.metrics[name].higher_is_better for name in asked}
     phrases = [p for _, b in done_with for p in b.phrases]
-    manifest |= {"phrases": len(phrases), "images": len({p["sample_id"] for p in phrases}), "skipped": len(skipped)}
+    manifest |= {"phrases": len(phrases), "images": len({p["image_id"] for p in phrases}), "skipped": len(skipped)}
+    manifest |= {"by": {name: score.chosen_by(by) for name, score in scores.items()}}
+    table = summary.phrase_frame(reduced, names, phrases, plan.seed)
     return Ranking(
         scores=scores,
         heads=heads,
         reductions=summary.summarise_reductions(reduced, names, plan.seed),
-        phrases=summary.phrase_frame(reduced, names, phrases, plan.seed),
+        phrases=table,
+        rows=_by_rows([b for _, b in done_with], everything, plan),
+        subsets=subsets(table.loc[table["metric"] == manifest["headline"], :], plan.seed),
         localization=localization,
         agreement=summary.agreement(heads, localization, higher),
         skipped=skipped,
@@ -61,28 +80,61 @@ def join(done: Sequence[Batch], name: str, metric: Metric) -> HeadScores:
         higher_is_better=metric.higher_is_better,
         sample_ids=tuple(p["sample_id"] for p in phrases),
         phrases=tuple(p["text"] for p in phrases),
-        values=np.concatenate([b.scores[name].values for b in done]),
-        null=np.concatenate([b.scores[name].null for b in done]),
-        chance=np.concatenate([b.scores[name].chance for b in done]),
+        partners=np.array([p["partners"] for p in phrases], dtype=np.int64),
+        image_ids=tuple(p["image_id"] for p in phrases),
+        **_joined([b.scores[name] for b in done]),
     )
 
 
-def _cross_fitted(score: HeadScores, seed: int) -> tuple[list[Head], list[Head]]:
+def _joined(parts: Sequence[MetricScores]) -> dict[str, Any]:
+    """The arrays of several batches, one after the other."""
+    return {part: np.concatenate([getattr(p, part) for p in parts]) for part in MetricScores._fields}
+
+
+def _cross_fitted(score: HeadScores, which: Mapping[str, int], by: By | None) -> tuple[list[Head], list[Head]]:
     """For each half of the images, the best heads of the *other* half, best first."""
-    which = np.array([half(seed, i) for i in score.sample_ids])
-    chosen = []
-    for own in (0, 1):
-        other = HeadScores(score.metric, score.higher_is_better, (), (), score.values[which != own])
-        chosen.append(other.top(max(TOP.values())))
-    return chosen[0], chosen[1]
+    half = np.array([which[i] for i in score.images])
+    by = score.chosen_by(by)
+    return tuple(_of(score, half != own).top(max(TOP.values()), by) for own in (0, 1))  # type: ignore[return-value]
+
+
+def _of(score: HeadScores, chosen: Bool[np.ndarray, " phrase"]) -> HeadScores:
+    """The scores of some of the phrases."""
+    rows = np.flatnonzero(chosen)
+    names: dict[str, Any] = {n: tuple(getattr(score, n)[i] for i in rows) for n in ("sample_ids", "phrases")}
+    parts: dict[str, Any] = {name: getattr(score, name) for name in (*MetricScores._fields, "partners")}
+    return replace(
+        score,
+        **names,
+        image_ids=tuple(score.images[i] for i in rows),
+        **{name: None if part is None else part[chosen] for name, part in parts.items()},
+    )
+
+
+def _by_rows(done: Sequence[Batch], everything: Mapping[str, HeadScores], plan: Plan) -> pd.DataFrame:
+    """``metric rows tokens`` and the columns of `summary.summarise`: a row per kind of row, class of words (``one``
+    token, ``several``, ``all``) and head."""
+    if not plan.by_rows:
+        return pd.DataFrame()
+    own, frames = everything[plan.by_rows], []
+    several = np.array([p["tokens"] > 1 for b in done for p in b.phrases], dtype=bool)
+    for rows in get_args(Rows):
+        scores = replace(own, **_joined([b.by_rows[rows] for b in done]))
+        for tokens, chosen in (("all", np.ones(len(several), bool)), ("one", ~several), ("several", several)):
+            if not chosen.any():
+                continue
+            frame = summary.summarise({plan.by_rows: _of(scores, chosen)}, plan.seed)
+            frame.insert(1, "tokens", tokens)
+            frame.insert(1, "rows", rows)
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
 
 
 def _reduced(score: HeadScores, done: Sequence[Batch], best: Sequence[Mapping[str, Any]]) -> HeadScores:
     """The five reductions as heads of one layer."""
     name = score.metric
-    both = [np.concatenate([getattr(b.reduced[name], part) for b in done]) for part in ("values", "null")]
-    tops = [np.concatenate([getattr(b[name], part) for b in best]) for part in ("values", "null")]
-    values, null = (np.concatenate(pair, 2) for pair in zip(both, tops, strict=True))
-    return HeadScores(
-        name, score.higher_is_better, score.sample_ids, score.phrases, values, null=null, chance=score.chance
-    )
+    joined = {}
+    for part in ("values", "null", "specificity"):
+        named = np.concatenate([getattr(b.reduced[name], part) for b in done])
+        joined[part] = np.concatenate([named, np.concatenate([getattr(b[name], part) for b in best])], 2)
+    return replace(score, **joined)

@@ -24,6 +24,7 @@ from interp.types import Head
 TABLES = {"heads": "emergence", "onsets": "onsets", "layers": "layers", "steps": "steps", "agreement": "agreement"} | {
     "leaders": "leaders",
     "lags": "lags",
+    "orders": "orders",
 }
 """Which file holds which table of `interp.emergence.result.Emergence`."""
 
@@ -102,33 +103,51 @@ def tables(run: Run) -> str:
 
 
 def headline(tables: Mapping[str, pd.DataFrame], metric: str) -> str:
-    """What was found for the metric, in words with numbers."""
+    """What was found for the metric, in words with numbers: heads that come to know the word, and to look at things."""
     onsets = tables["onsets"].query("metric == @metric")
-    steps, lag = tables["steps"], tables["lags"].query("metric == @metric").iloc[0]
-    name = metric.replace("_", " ").capitalize()
-    found = onsets.dropna(subset=["onset"]).sort_values(["onset", "layer", "head"], kind="stable")
-    if found.empty:
-        return f"{name}: no head of {len(onsets)} comes to ground words by step {steps['step'].max()}."
-    first = found.iloc[0]
-    by_stage = ", ".join(
-        f"{count} in the stage “{stage}”" for stage, count in found["stage"].value_counts(sort=False).items()
-    )
-    text = (
-        f"{name}: {len(found)} of {len(onsets)} heads come to ground words ({by_stage}). The first is "
-        f"L{first['layer']} H{first['head']} from step {first['onset']:g}; half of them have begun by step "
-        f"{np.sort(found['onset'])[(len(found) - 1) // 2]:g}."
-    )
-    if math.isfinite(lag["lag"]):
-        after = "after" if lag["lag"] > 0 else "before"
-        text += (
-            f" Their grounding is half-way up at step {lag['grounding_half']:.3g}, {abs(lag['lag']):.3g} steps {after} "
-            f"the caption loss is half-way down (95 % interval {lag['low']:.3g} to {lag['high']:.3g})."
+    name, last = metric.replace("_", " ").capitalize(), tables["steps"]["step"].max()
+    said = [f"{name}: {_begun(onsets, '_word', 'tell the named thing from the others', last)};"]
+    said.append(f"{_begun(onsets, '', 'look at things at all', last)}.")
+    order = tables["orders"].query("metric == @metric").iloc[0]
+    if math.isfinite(order["lag"]):
+        said.append(
+            f"Of the heads that tell it, looking at things is half-way up at step {order['things_half']:.3g}, telling "
+            f"the named one at step {order['words_half']:.3g}: {_lag(order, 'things', 'words')}."
         )
-    return text
+    lag = tables["lags"].query("metric == @metric").iloc[0]
+    if math.isfinite(lag["lag"]):
+        said.append(
+            f"The caption loss is half-way down at step {lag['loss_half']:.3g}, grounding half-way up at step "
+            f"{lag['grounding_half']:.3g}: {_lag(lag, 'the loss', 'grounding')}."
+        )
+    return " ".join(said)
+
+
+def _begun(onsets: pd.DataFrame, end: str, what: str, last: Any) -> str:
+    """How many heads have begun, in which stages, the first one and the median."""
+    found = onsets.dropna(subset=[f"onset{end}"]).sort_values([f"onset{end}", "layer", "head"], kind="stable")
+    if found.empty:
+        return f"no head of {len(onsets)} comes to {what} by step {last}"
+    first, steps = found.iloc[0], np.sort(found[f"onset{end}"])
+    stages = found[f"stage{end}"].value_counts(sort=False).items()
+    by_stage = ", ".join(f"{count} in the stage “{stage}”" for stage, count in stages)
+    return (
+        f"{len(found)} of {len(onsets)} heads come to {what} ({by_stage}; first {_name(first)} from step "
+        f"{first[f'onset{end}']:g}, half of them by step {steps[(len(found) - 1) // 2]:g})"
+    )
+
+
+def _lag(row: Any, first: str, second: str) -> str:
+    """Which comes first, if the interval says so."""
+    interval = f"95 % interval {row['low']:.3g} to {row['high']:.3g} steps"
+    if not math.isfinite(row["low"]) or row["low"] <= 0 <= row["high"]:
+        return f"which comes first is open ({second} − {first} {row['lag']:.3g}, {interval})"
+    before, after = (first, second) if row["lag"] > 0 else (second, first)
+    return f"{after} come after {before} ({second} − {first} {row['lag']:.3g}, {interval})"
 
 
 def _section(run: Run, tables: Mapping[str, pd.DataFrame], metric: str) -> dict[str, Any]:
-    onsets = tables["onsets"].query("metric == @metric and onset == onset")
+    onsets = tables["onsets"].query("metric == @metric and (onset == onset or onset_word == onset_word)")
     agreement = tables["agreement"].query("metric == @metric")
     last = tables["steps"]["step"].max()
     to_last = agreement[agreement["step_b"] == last].set_index("step_a")
@@ -144,7 +163,7 @@ def _section(run: Run, tables: Mapping[str, pd.DataFrame], metric: str) -> dict[
                 "overlap": html.number(there["overlap"]) if there is not None else "–",
             }
         )
-    best = onsets.assign(gain=(onsets["final"] - onsets["null"]).abs()).sort_values("gain", ascending=False).head(SHOWN)
+    best = onsets.sort_values("specificity", ascending=False, kind="stable").head(SHOWN)
     return {
         "title": metric.replace("_", " "),
         "growth": _picture(run, f"growth_{metric}.png"),
@@ -158,14 +177,10 @@ def _section(run: Run, tables: Mapping[str, pd.DataFrame], metric: str) -> dict[
 
 
 def _head(row: Mapping[Any, Any]) -> dict[str, str]:
-    numbers = {name: html.number(row[name]) for name in ("first", "final", "low", "high", "null")}
-    return numbers | {
-        "name": _name(row),
-        "onset": f"{row['onset']:g}",
-        "stage": row["stage"],
-        "half_rise": f"{row['half_rise']:.3g}",
-        "p_corrected": html.p_value(row["p_corrected"]),
-    }
+    columns = ("first", "final", "low", "high", "null", "specificity", "specificity_low", "specificity_high")
+    steps = {name: f"{row[name]:g}" if math.isfinite(row[name]) else "–" for name in ("onset", "onset_word")}
+    tested = {name: html.p_value(row[name]) for name in ("p_corrected", "p_specific")}
+    return {name: html.number(row[name]) for name in columns} | steps | tested | {"name": _name(row)}
 
 
 def _name(row: Mapping[Any, Any]) -> str:
@@ -183,7 +198,7 @@ def _step_row(row: Mapping[Any, Any], metrics: Sequence[str]) -> dict[str, Any]:
         "loss_interval": between("loss"),
         "recall": html.number(row["recall"]),
         "recall_interval": between("recall"),
-        "counts": [row[f"grounding_{metric}"] for metric in metrics],
+        "counts": [(row[f"specific_{metric}"], row[f"grounding_{metric}"]) for metric in metrics],
     }
 
 

@@ -30,6 +30,18 @@ REDUCTIONS = {
 }
 
 
+FEW = 16
+"""Images below which the 95 % intervals cover visibly less than they say, in simulations."""
+
+
+def few(images: int) -> str:
+    """A warning where there are few images; else nothing."""
+    if images >= FEW:
+        return ""
+    more = " Below 5 images nothing can be significant." if images < 5 else ""
+    return f"Only {images} images: intervals and p-values rest on very little.{more}"
+
+
 def number(value: Any) -> str:
     """Three decimals below 10; a dash where undefined."""
     if value is None or not math.isfinite(value):
@@ -54,10 +66,10 @@ def skipped_rows(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def ordered(heads: pd.DataFrame, metric: str, about: Mapping[str, Any]) -> list[dict[Any, Any]]:
-    """The metric's heads, best first, undefined ones last."""
+def ordered(heads: pd.DataFrame, metric: str) -> list[dict[Any, Any]]:
+    """The metric's heads, best first by what the ranking chose heads by, undefined ones last."""
     rows = heads.loc[heads["metric"] == metric, :]
-    return rows.sort_values("mean", ascending=not about["higher_is_better"], kind="stable").to_dict("records")
+    return rows.sort_values("rank", kind="stable").to_dict("records")
 
 
 def head_name(row: Mapping[Any, Any]) -> str:

@@ -1,27 +1,25 @@
-"""report.html of a run folder: one file with everything in it, made from the saved tables and figures alone."""
+"""Figures and report.html of a ranking: one file with everything in it, from the saved tables and figures alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from interp.plots.heads import heat_map
+from interp.plots.heads import heat_map, known
 from interp.plots.layers import curves
 from interp.plots.overlay import gallery
 from interp.report import figures
+from interp.report import ranking_tables as shown
 from interp.report.html import (
     LEVEL,
-    REDUCTIONS,
-    TOP,
+    few,
     head_name,
     interval,
     number,
     ordered,
-    p_value,
     picture,
     skipped_rows,
     template,
@@ -29,19 +27,24 @@ from interp.report.html import (
     write,
 )
 from interp.report.run import Run
-from interp.statistics.intervals import bootstrap
+
+TABLES = ("heads", "reductions", "phrases", "rows", "subsets", "localization", "agreement")
 
 
 def draw(run: Run) -> list[str]:
-    """Names of the figures written below ``figures/``: two per metric that is defined somewhere, and the gallery."""
+    """Names of the figures written below ``figures/``: for each metric that is defined somewhere heads by specificity,
+    heads by mean, and layers; and the gallery."""
     heads = run.read_table("heads")
     names = []
     for metric, about in run.manifest["about"]["metrics"].items():
-        if not heads.loc[heads["metric"] == metric, "mean"].notna().any():
+        own = heads.loc[heads["metric"] == metric, :]
+        if not known(own, "mean"):
             continue
         how = {"higher_is_better": about["higher_is_better"], "unit": about["unit"]}
         names.append(figures.save(run, f"heads_{metric}", heat_map(heads, metric, **how)))
         names.append(figures.save(run, f"layers_{metric}", curves(heads, metric, **how)))
+        if known(own, "specificity"):
+            names.append(figures.save(run, f"specific_{metric}", heat_map(heads, metric, by="specificity")))
     if rows := figures.unpack(run.get(figures.GALLERY)):
         names.append(figures.save(run, "gallery", gallery(rows)))
     return names
@@ -49,19 +52,22 @@ def draw(run: Run) -> list[str]:
 
 def page(run: Run) -> Path:
     """The path of the written report of a ranking."""
-    tables = {name: run.read_table(name) for name in ("heads", "reductions", "phrases", "localization", "agreement")}
+    tables = {name: run.read_table(name) for name in TABLES}
     main = run.manifest["about"]["headline"]
     names = sorted(run.manifest["about"]["metrics"], key=lambda name: name != main)
     page = template("ranking").render(
         manifest=run.manifest,
         main=main,
         level=LEVEL,
+        warning=few(run.manifest["counts"]["images"]),
         headline=headline(run),
         tiles=_tiles(run, tables),
-        sections=[_section(run, tables, name) for name in names],
+        side_by_side=[shown.side_by_side(run, tables, name) for name in names],
+        sections=[shown.section(run, tables, name) for name in names],
         gallery=picture(run, "gallery"),
-        mask_free=_mask_free(tables, main),
-        lengths=_lengths(tables, main, run.manifest["seed"]),
+        by_rows=shown.by_rows(tables, main),
+        subsets=shown.subsets(tables, main),
+        mask_free=shown.mask_free(tables, main),
         skipped=skipped_rows(run),
     )
     return write(run, page)
@@ -78,112 +84,70 @@ def tables(run: Run) -> str:
 
 
 def headline(run: Run) -> str:
-    """What was found, in words with numbers."""
+    """What was found, in words with numbers: heads that know the word, and heads that look at things at all."""
     main = run.manifest["about"]["headline"]
-    about, arguments, counts = run.manifest["about"]["metrics"][main], run.manifest["arguments"], run.manifest["counts"]
-    heads = ordered(run.read_table("heads"), main, about)
-    basis = f"{counts['phrases']} phrases on {counts['images']} images of {arguments['dataset']}"
-    best = heads[0]
+    about, model = run.manifest["about"]["metrics"][main], run.manifest["arguments"]["model"]
+    heads, best = ordered(run.read_table("heads"), main), ordered(run.read_table("heads"), main)[0]
+    basis = _basis(run, best)
     if not math.isfinite(best["mean"]):
-        return f"{words(main)} is undefined for every head of {arguments['model']} ({basis})."
-    score = f"{words(main)} {number(best['mean'])} (95 % interval {number(best['low'])} to {number(best['high'])})"
+        return f"{words(main)} is undefined for every head of {model} ({basis})."
     if not about["uses_mask"]:
-        return f"Of {len(heads)} heads of {arguments['model']}, {head_name(best)} comes first: {score}; {basis}."
-    sure = sum(head["p_corrected"] < LEVEL for head in heads)
-    beside = f"{number(best['null'])} on masks of other images" + (
-        f" and {number(best['chance'])} by chance" if math.isfinite(best["chance"]) else ""
-    )
-    held_out = run.read_table("reductions").query("metric == @main and heads == 'top1'").to_dict("records")[0]
-    if sure == 0:
+        score = f"{words(main)} {number(best['mean'])} (95 % interval {interval(best)})"
+        return f"Of {len(heads)} heads of {model}, {head_name(best)} comes first: {score}; {basis}."
+    things = sum(head["p_corrected"] < LEVEL for head in heads)
+    at_all = f"{things or 'none'} {'looks' if things == 1 else 'look'} at things at all"
+    how = f"(corrected p < {LEVEL}, {words(main)}; {basis})"
+    if not any(math.isfinite(head["specificity"]) for head in heads):
         return (
-            f"No head of {arguments['model']} grounds words surely (corrected p < {LEVEL}, {len(heads)} heads, "
-            f"{basis}). The highest mean is that of {head_name(best)}: {score}, beside {beside}."
+            f"Whether heads of {model} tell the named thing from the others cannot be said: no image has two named "
+            f"things with as many tokens. Of {len(heads)} heads, {at_all} {how}. {_best(run, best)}"
         )
+    specific = sum(head["p_specific"] < LEVEL for head in heads)
+    verb = "tells" if specific == 1 else "tell"
+    told = f"{specific or 'None'} of {len(heads)} heads of {model} {verb} the named thing from the others"
+    return f"{told}; {at_all} {how}. {_best(run, best)}"
+
+
+def _basis(run: Run, best: dict[Any, Any]) -> str:
+    counts = run.manifest["counts"]
+    pairs = f", {int(best['pairs'])} pairs of named things," if best["pairs"] else ""
+    return f"{counts['phrases']} phrases{pairs} on {counts['images']} images of {run.manifest['arguments']['dataset']}"
+
+
+def _best(run: Run, best: dict[Any, Any]) -> str:
+    """The best head, what it scores beside its nulls, and what one chosen on other images scores."""
+    main = run.manifest["about"]["headline"]
+    held_out = run.read_table("reductions").query("metric == @main and heads == 'top1'").to_dict("records")[0]
+    beside = f"{number(best['null'])} on masks of other images"
+    beside += f" and {number(best['chance'])} by chance" if math.isfinite(best["chance"]) else ""
+    score = f"{words(main)} {number(best['mean'])} (95 % interval {interval(best)}), beside {beside}"
+    other = "Chosen on one half of the images and measured on the other, the best head has"
+    if run.manifest["about"]["by"][main] == "mean":
+        held = f"{number(held_out['mean'])} ({interval(held_out)})"
+        return f"The best by its score is {head_name(best)}: {score}. {other} {held}."
     return (
-        f"{sure} of {len(heads)} heads of {arguments['model']} ground words: they score better on the mask of the "
-        f"thing named than on masks of other images (corrected p < {LEVEL}; {basis}). The best is {head_name(best)}: "
-        f"{score}, beside {beside}. Chosen on one half of the images and measured on the other, the best head has "
-        f"{number(held_out['mean'])} ({number(held_out['low'])} to {number(held_out['high'])})."
+        f"The most specific is {head_name(best)}: specificity {_specific(best)}; {score}. {other} specificity "
+        f"{_specific(held_out)}."
     )
+
+
+def _specific(row: Any) -> str:
+    ends = interval({"low": row["specificity_low"], "high": row["specificity_high"]})
+    return f"{number(row['specificity'])} ({ends})"
 
 
 def _tiles(run: Run, tables: dict[str, pd.DataFrame]) -> list[dict[str, str]]:
     main = run.manifest["about"]["headline"]
-    about = run.manifest["about"]["metrics"][main]
     reductions = tables["reductions"].query("metric == @main").set_index("heads")
     tau = tables["agreement"].set_index("metric").loc[main]
-    best = ordered(tables["heads"], main, about)[0]
+    best = ordered(tables["heads"], main)[0]
+    ends = {name: shown.specific_interval(row) for name, row in (("best", best), *reductions.iterrows())}
     rows = [
-        (f"best head: {head_name(best)}", number(best["mean"]), f"{number(best['low'])} to {number(best['high'])}"),
-        ("best head, other half", number(reductions.loc["top1", "mean"]), interval(reductions.loc["top1"])),
-        ("mean of all heads", number(reductions.loc["paper", "mean"]), interval(reductions.loc["paper"])),
-        ("masks of other images", number(best["null"]), "best head's null"),
-        ("chance", number(best["chance"]), "matched for area"),
-        ("agreement of halves", number(tau["halves"]), "Kendall's τ over heads"),
+        (f"best head: {head_name(best)}", number(best["specificity"]), f"specificity, {ends['best']}"),
+        ("best head, other half", number(reductions.loc["top1", "specificity"]), f"specificity, {ends['top1']}"),
+        ("mean of all heads", number(reductions.loc["paper", "specificity"]), f"specificity, {ends['paper']}"),
+        (f"best head: {head_name(best)}", number(best["mean"]), f"{words(main)}, {interval(best)}"),
+        ("masks of other images", number(best["null"]), f"{words(main)}, best head's null"),
+        ("agreement of halves", number(tau["halves_specific"]), "Kendall's τ of specificity over heads"),
     ]
     return [{"name": name, "value": value, "note": note} for name, value, note in rows]
-
-
-def _section(run: Run, tables: dict[str, pd.DataFrame], metric: str) -> dict[str, Any]:
-    about = run.manifest["about"]["metrics"][metric]
-    heads = ordered(tables["heads"], metric, about)
-    agreement = tables["agreement"].set_index("metric").loc[metric]
-    reductions = tables["reductions"].query("metric == @metric").to_dict("records")
-    return {
-        "metric": metric,
-        "title": words(metric),
-        "about": about,
-        "first_line": about["doc"].splitlines()[0],
-        "heat_map": picture(run, f"heads_{metric}"),
-        "curves": picture(run, f"layers_{metric}"),
-        "top": [_row(row) | {"name": head_name(row)} for row in heads[:TOP]],
-        "reductions": [_row(row) | {"name": REDUCTIONS[row["heads"]]} for row in reductions],
-        "halves": number(agreement["halves"]),
-        "mask_free": number(agreement["mask_free"]),
-        "significant": sum(h["p_corrected"] < LEVEL for h in heads) if about["uses_mask"] else None,
-        "count": len(heads),
-    }
-
-
-def _row(row: Mapping[str, Any]) -> dict[str, str]:
-    columns = ("mean", "low", "high", "null", "chance", "half_a", "half_b")
-    tested = {name: p_value(row[name]) for name in ("p", "p_corrected")}
-    return {name: number(row[name]) for name in columns} | tested | {"n": str(int(row["n"]))}
-
-
-def _mask_free(tables: dict[str, pd.DataFrame], main: str) -> list[dict[str, str]]:
-    """The first heads of the mask-free ranking with their place in the supervised one."""
-    place = tables["heads"].query("metric == @main").set_index(["layer", "head"])
-    rows = []
-    for row in tables["localization"].head(TOP).to_dict("records"):
-        there = place.loc[(row["layer"], row["head"])]
-        rows.append(
-            {
-                "name": head_name(row),
-                "frequency": number(row["frequency"]),
-                "image_mass": number(row["image_mass"]),
-                "entropy": number(row["entropy"]),
-                "rank": f"{there['rank']:.0f}" if math.isfinite(there["rank"]) else "–",
-                "mean": number(there["mean"]),
-            }
-        )
-    return rows
-
-
-def _lengths(tables: dict[str, pd.DataFrame], main: str, seed: int) -> list[dict[str, str]]:
-    """Each reduction on words of one token and on words of several; nothing if there is but one kind."""
-    table = tables["phrases"].query("metric == @main")
-    table = table.assign(several=table["tokens"] > 1)
-    if len(set(table["several"])) < 2:
-        return []
-    rows = []
-    for heads, part in table.groupby("heads", sort=False):
-        row = {"name": REDUCTIONS[str(heads)]}
-        for several, name in ((False, "one"), (True, "several")):
-            words = part.loc[part["several"] == several]
-            ends = bootstrap(words["value"].to_numpy(), words["sample_id"].tolist(), seed=seed)
-            row[name] = number(words["value"].mean())
-            row[f"{name}_interval"] = interval({"low": float(ends.low), "high": float(ends.high)})
-            row[f"{name}_n"] = str(int(words["value"].notna().sum()))
-        rows.append(row)
-    return rows

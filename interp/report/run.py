@@ -52,7 +52,11 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 class RunConflict(ValueError):
-    """The folder holds a run with other arguments, weights or versions; the message names the difference."""
+    """The folder holds a run with other arguments, weights or versions, or something that is no run.
+
+    What to do: the same arguments to go on with it, another ``--out`` to keep it, ``--force`` to start over. The
+    message names the difference.
+    """
 
 
 class Run:

@@ -100,6 +100,13 @@ def method_of(preset: str | None = None, **options: Any) -> Method:
 
     Raises:
         ValueError: no such preset or option, or an option that the preset settles.
+
+    >>> method_of("paper").choice, method_of(prompting="box").prompting
+    ('last', 'box')
+    >>> method_of("paper", heads="released")
+    Traceback (most recent call last):
+        ...
+    ValueError: preset 'paper' settles heads; leave them out, or leave out the preset
     """
     known = {field.name for field in fields(Method)}
     if unknown := sorted(set(options) - known):

@@ -48,6 +48,10 @@ def peak_points(
 
     A peak is the highest pixel of the (2 patch + 1) square around it, lies at least ``share`` of the map's range above
     its minimum, and no other peak lies in that square.
+
+    >>> row = torch.tensor([[[0.0, 5.0, 0.0, 0.0, 4.0, 0.0, 0.0, 1.0]]])
+    >>> peak_points(row, peaks=3, share=0.7, patch=(1.0, 1.0)).tolist()  # the third is too low
+    [[[1.0, 0.0], [4.0, 0.0], [nan, nan]]]
     """
     reach_x, reach_y = (max(1, round(side)) for side in patch)
     known = pixels.nan_to_num(nan=-torch.inf)
@@ -69,7 +73,11 @@ def peak_points(
 
 
 def boxes_of(masks: Bool[np.ndarray, "phrase height width"]) -> Float[np.ndarray, "phrase 4"]:
-    """(x0, y0, x1, y1) around each mask's pixels, x1 and y1 exclusive; NaN for an empty mask."""
+    """(x0, y0, x1, y1) around each mask's pixels, x1 and y1 exclusive; NaN for an empty mask.
+
+    >>> boxes_of(np.array([[[False, True, True], [False, True, False]]])).tolist()
+    [[1.0, 0.0, 3.0, 2.0]]
+    """
     boxes = np.full((len(masks), 4), np.nan)
     for box, mask in zip(boxes, masks, strict=True):
         cols, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))

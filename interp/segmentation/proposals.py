@@ -16,6 +16,10 @@ def chosen_mask(proposals: Proposals, choice: str | int) -> Int[np.ndarray, " ph
 
     Raises:
         ValueError: a number that the segmenter's candidates do not have.
+
+    >>> three = Proposals(np.ones((1, 3, 2, 2), dtype=bool), np.array([[0.9, 0.8, 0.7]]))
+    >>> chosen_mask(three, "last").tolist(), chosen_mask(three, "best").tolist()
+    ([2], [0])
     """
     phrases, candidates = proposals.scores.shape
     if choice == "best":
@@ -51,7 +55,12 @@ def merged(made: Segmentation, how: str, above: float) -> Segmentation:
 def leaders(
     masks: Bool[np.ndarray, "phrase height width"], confidence: Float[np.ndarray, " phrase"], above: float
 ) -> Int[np.ndarray, " phrase"]:
-    """Per phrase the one whose mask stands for its own: taken greedily by confidence, undefined last, then in order."""
+    """Per phrase the one whose mask stands for its own: taken greedily by confidence, undefined last, then in order.
+
+    >>> masks = np.array([[[1, 1, 1, 1]], [[1, 1, 1, 0]], [[0, 0, 0, 1]]], dtype=bool)
+    >>> leaders(masks, np.array([0.8, 0.9, 0.7]), above=0.7).tolist()  # two are one thing; the second is surer
+    [1, 1, 2]
+    """
     flat = masks.reshape(len(masks), -1).astype(np.float32)
     both = flat @ flat.T
     area = flat.sum(1)

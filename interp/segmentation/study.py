@@ -129,6 +129,17 @@ def segment_maps(
 
     Raises:
         ValueError: a bad option, or a segmenter whose masks are not of the image's size.
+
+    >>> import interp
+    >>> grid = interp.PatchGrid(np.arange(16).reshape(4, 4), box=(0.0, 0.0, 32.0, 32.0))
+    >>> maps = torch.zeros(1, 1, 1, 4, 4)
+    >>> maps[..., 1, 2] = 1.0
+    >>> dog = interp.Phrase("a dog", "dog", "dog", 2, 5, (1,))
+    >>> image = np.zeros((32, 32, 3), dtype=np.uint8)
+    >>> found = interp.PhraseMaps("1.jpg", (dog,), grid, maps)
+    >>> made = segment_maps(found, image, interp.load_segmenter("threshold"))
+    >>> made.points.tolist(), bool(made.masks[0, 12, 20])  # x and y of the patch's middle
+    ([[19.0, 11.0]], True)
     """
     method = replace(method or Method(), **options)
     pixels = read_image(image)

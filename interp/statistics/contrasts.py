@@ -23,7 +23,11 @@ SURE = 0.05
 
 
 def keyed(words: pd.DataFrame) -> pd.MultiIndex:
-    """One key per row of ``sample_id, word``: the n-th occurrence of a word in an image counts for itself."""
+    """One key per row of ``sample_id, word``: the n-th occurrence of a word in an image counts for itself.
+
+    >>> keyed(pd.DataFrame({"sample_id": "1", "word": ["dog", "dog", "cat"]})).tolist()
+    [('1', 'dog', 0), ('1', 'dog', 1), ('1', 'cat', 0)]
+    """
     occurrence = words.groupby(["sample_id", "word"]).cumcount()
     return pd.MultiIndex.from_arrays([words["sample_id"], words["word"], occurrence], names=KEY)
 
@@ -60,6 +64,13 @@ def differences(
     all columns in ``p_corrected`` (`intervals.sign_flip`); ``favours``: a or b, whichever is better, where the interval
     leaves 0 out and p is below ``SURE``, else nothing. Below `intervals.FEWEST` images intervals and p are NaN, and
     nothing is favoured.
+
+    >>> a, b = np.array([[0.0], [1.0], [0.0], [0.0], [0.0], [1.0]]), np.array([[1.0]] * 5 + [[np.nan]])
+    >>> row = differences(a, b, ["1", "2", "3", "4", "5", "5"], higher_is_better=True, seed=0).iloc[0]
+    >>> int(row["n"]), float(row["difference"])  # the NaN takes its pair away
+    (5, 0.8)
+    >>> row["favours"]  # five images, one of them alike, say nothing sure
+    ''
     """
     gap = b.astype(np.float64) - a
     both = np.isfinite(gap)
@@ -89,6 +100,10 @@ def wide(phrases: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """A row per phrase (keyed by `KEY`), a column per combination of ``by``; NaN where a phrase has no value.
 
     ``phrases`` is tidy, of one metric: the columns of `KEY`, of ``by``, and ``value``.
+
+    >>> rows = {"sample_id": "1", "word": "dog", "occurrence": 0, "heads": ["paper", "top1"], "value": [0.2, 0.7]}
+    >>> wide(pd.DataFrame(rows), ["heads"]).to_dict("records")
+    [{'paper': 0.2, 'top1': 0.7}]
     """
     table: Any = phrases.set_index([*KEY, *by])["value"].unstack(list(by), sort=False)
     return table

@@ -53,6 +53,10 @@ def cluster_sums(values: Float[np.ndarray, "phrase *axes"], clusters: Sequence[s
 
     Raises:
         ValueError: not one cluster per row.
+
+    >>> sums = cluster_sums(np.array([1.0, np.nan, 3.0]), ["dog.jpg", "dog.jpg", "cat.jpg"])
+    >>> sums.total[:, 0].tolist(), sums.number[:, 0].tolist()  # cat.jpg comes first
+    ([3.0, 1.0], [1.0, 1.0])
     """
     if len(clusters) != len(values):
         raise ValueError(f"got {len(clusters)} clusters for {len(values)} rows of values; expected one image per row")
@@ -70,7 +74,11 @@ def cluster_sums(values: Float[np.ndarray, "phrase *axes"], clusters: Sequence[s
 
 
 def mean(values: Float[np.ndarray, "phrase *axes"]) -> Float[np.ndarray, "*axes"]:
-    """Mean over the rows where the value is finite; NaN where none is."""
+    """Mean over the rows where the value is finite; NaN where none is.
+
+    >>> mean(np.array([[1.0, np.nan], [3.0, np.nan]])).tolist()
+    [2.0, nan]
+    """
     finite = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.where(finite, values, 0.0).sum(0, dtype=np.float64) / finite.sum(0)
@@ -101,6 +109,14 @@ def bootstrap(
 
     Raises:
         ValueError: ``level`` outside 0..1, no repeats, or not one cluster per row.
+
+    >>> hits = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0])
+    >>> images = ["a", "a", "b", "c", "c", "d", "e"]
+    >>> low, high = bootstrap(hits, images, seed=0)  # the mean is 0.71
+    >>> float(low.round(2)), float(high.round(2))
+    (0.15, 0.97)
+    >>> bootstrap(hits[:6], images[:6], seed=0).low.item()  # four images say too little of others
+    nan
     """
     if not 0 < level < 1 or repeats < 1:
         raise ValueError(f"got level={level}, repeats={repeats}; expected 0 < level < 1 and at least one repeat")
@@ -185,6 +201,13 @@ def sign_flip(
 
     Raises:
         ValueError: an unknown alternative, no repeats, or not one cluster per row.
+
+    >>> gains = np.array([[0.2, 0.1], [0.3, -0.1], [0.2, 0.1], [0.4, -0.1], [0.3, 0.1]])  # 5 images, 2 heads
+    >>> test = sign_flip(gains, list("abcde"), seed=0)
+    >>> test.p.round(2).tolist()  # the first wins in each image: about 1 of 2 ** 5 flips is as extreme
+    [0.03, 0.5]
+    >>> test.p_corrected.round(2).tolist()
+    [0.06, 0.69]
     """
     if alternative not in ("greater", "two-sided") or repeats < 1:
         raise ValueError(

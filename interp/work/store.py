@@ -45,7 +45,7 @@ def key_of(settings: Mapping[str, Any], group: Sequence[Sample | Skip]) -> str:
         if isinstance(s, Skip):
             digest.update(repr(s).encode())
             continue
-        digest.update(repr((s.id, s.prompt, s.answer, s.image.shape)).encode())
+        digest.update(repr((s.id, s.image_id, s.prompt, s.answer, s.image.shape)).encode())
         digest.update(np.ascontiguousarray(s.image).tobytes())
         for target in s.targets:
             digest.update(repr((target.phrase, target.mask.shape)).encode() + np.packbits(target.mask).tobytes())

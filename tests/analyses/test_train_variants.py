@@ -1,40 +1,25 @@
 """The ablation of DiffLMM's eyes: a variant lacks what its name says, and goes on lacking it while it learns."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from interp.models.difflmm import DiffLMMForConditionalGeneration
 from interp.plugins import data_folder, shipped
+from training.stages import freeze_all_but_projector
+from training.variants import eyes
 
 pytestmark = pytest.mark.skipif("mini-difflmm" not in shipped(), reason="mini-difflmm does not ship here")
-ANALYSES = Path(__file__).parents[2] / "analyses"
-
-
-@pytest.fixture(scope="module")
-def script():
-    sys.path.insert(0, str(ANALYSES))
-    try:
-        import train_variants
-
-        return train_variants
-    finally:
-        sys.path.remove(str(ANALYSES))
 
 
 @pytest.fixture
-def learnt(script, request):
+def learnt(request):
     """(the variant's model after three steps on noise, its images, what it was told)."""
-    import train_mini_llava as llava
-
     variant = request.param
     model = DiffLMMForConditionalGeneration.from_pretrained(data_folder() / "mini-difflmm" / "base")
     model = model.float().train()
-    script.take_away(model, variant, data_folder() / "mini-llava")
-    llava.freeze_all_but_projector(model)
-    script.hold(model)
+    eyes.take_away(model, variant, data_folder() / "mini-llava")
+    freeze_all_but_projector(model)
+    eyes.hold(model)
     pixels = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
     free = [p for p in model.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in free]
@@ -86,9 +71,9 @@ def test_a_variant_lacks_exactly_what_its_name_says_also_after_learning(learnt, 
 
 
 @pytest.mark.parametrize("learnt", ["empty"], indirect=True)
-def test_an_empty_caption_is_the_one_that_the_diffusion_model_was_trained_with(script, learnt):
+def test_an_empty_caption_is_the_one_that_the_diffusion_model_was_trained_with(learnt):
     model, pixels = learnt
-    told, empty = captions(model, pixels)[0], script.empty_caption(data_folder() / "mini-llava")
+    told, empty = captions(model, pixels)[0], eyes.empty_caption(data_folder() / "mini-llava")
     assert torch.equal(told, empty.repeat(len(told) // len(empty), 1))
     unet, noised = model.model.diffusion.unet, torch.randn(1, 4, 24, 24, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -101,7 +86,7 @@ def test_a_variants_timestep_is_that_of_its_noise(learnt):
     assert learnt[0].config.timestep == 300 and learnt[0].model.diffusion.config.timestep == 300
 
 
-def test_a_variant_that_does_not_exist_is_refused(script):
+def test_a_variant_that_does_not_exist_is_refused():
     with pytest.raises(Exception, match="no variant 'cilp'"):
-        script.check("cilp")
-    assert script.check("t-7") == "t-7"
+        eyes.check("cilp")
+    assert eyes.check("t-7") == "t-7"

@@ -28,7 +28,7 @@ from interp.report import ranking as report
 from interp.report.run import Run
 
 METRICS = ["pointing_game", "mass_in_mask", "image_mass"]
-TABLES = ("heads", "reductions", "phrases", "localization", "agreement")
+TABLES = ("heads", "reductions", "phrases", "rows", "subsets", "localization", "agreement")
 
 
 @pytest.fixture(scope="module")
@@ -84,42 +84,51 @@ def test_rank_leaves_tables_figures_manifest_and_report(finished, model):
     assert len(heads) == 3 * 12 and set(heads["metric"]) == set(METRICS)
     assert {f"{name}.parquet" for name in TABLES} <= {p.name for p in finished.iterdir()}
     figures = {p.name for p in (finished / "figures").iterdir()}
-    assert figures == {f"{kind}_{m}.png" for kind in ("heads", "layers") for m in METRICS} | {"gallery.png"}
+    specific = {f"specific_{m}.png" for m in ("pointing_game", "mass_in_mask")}
+    drawn = {f"{kind}_{m}.png" for kind in ("heads", "layers") for m in METRICS}
+    assert figures == drawn | specific | {"gallery.png"}
 
 
 def test_the_report_is_one_file_that_asks_for_nothing_else(finished):
     page = (finished / "report.html").read_text()
-    assert page.count('src="data:image/png;base64,') == 7
+    assert page.count('src="data:image/png;base64,') == 9
     assert not re.findall(r'(?:src|href)="(?!data:)|@import|url\(|https?://', page)
 
 
 def test_the_report_says_the_numbers_of_the_tables(finished):
     page = (finished / "report.html").read_text()
     heads = pd.read_parquet(finished / "heads.parquet")
-    best = heads[heads["metric"] == "pointing_game"].sort_values("mean", ascending=False, kind="stable").iloc[0]
+    best = heads[heads["metric"] == "pointing_game"].sort_values("specificity", ascending=False, kind="stable").iloc[0]
     name = f"L{best['layer']} H{best['head']}"
     text = report.headline(Run.read(finished))
-    assert f"{name}: pointing game {best['mean']:.3f} (95 % interval {best['low']:.3f} to {best['high']:.3f})" in text
+    said = f"{best['specificity']:.3f} ({best['specificity_low']:.3f} to {best['specificity_high']:.3f})"
+    assert f"The most specific is {name}: specificity {said}" in text
+    assert f"pointing game {best['mean']:.3f} (95 % interval {best['low']:.3f} to {best['high']:.3f})" in text
     assert f"{best['null']:.3f} on masks of other images and {best['chance']:.3f} by chance" in text
     assert text.replace("<", "&lt;") in page
     for _, row in pd.read_parquet(finished / "reductions.parquet").iterrows():
-        assert html.number(row["mean"]) in page
+        assert html.number(row["mean"]) in page and html.number(row["specificity"]) in page
 
 
-def test_the_report_says_when_heads_ground_and_when_none_does(finished, tmp_path):
+@pytest.mark.parametrize(
+    ("specific", "things", "said"),
+    [
+        (2, 3, "2 of 12 heads of {} tell the named thing from the others; 3 look at things at all"),
+        (1, 0, "1 of 12 heads of {} tells the named thing from the others; none look at things at all"),
+        (0, 1, "None of 12 heads of {} tell the named thing from the others; 1 looks at things at all"),
+    ],
+)
+def test_the_report_never_gives_heads_that_look_at_things_for_heads_that_know_the_word(
+    finished, model, tmp_path, specific, things, said
+):
     heads = pd.read_parquet(finished / "heads.parquet")
-    pointing = heads["metric"] == "pointing_game"
-    for p, said in ((0.001, "2 of 12 heads of"), (0.2, "No head of")):
-        run = Run(tmp_path, Run.read(finished).manifest)
-        heads["p_corrected"] = np.where(
-            pointing & heads["rank"].le(heads.loc[pointing, "rank"].nsmallest(2).max()), p, 0.9
-        )
-        if p < 0.05:
-            chosen = heads.index[pointing][:2]
-            heads["p_corrected"] = np.where(heads.index.isin(chosen), p, 0.9)
-        run.write_table("heads", heads)
-        run.write_table("reductions", pd.read_parquet(finished / "reductions.parquet"))
-        assert report.headline(run).startswith(said)
+    pointing = heads.index[heads["metric"] == "pointing_game"]
+    heads["p_corrected"] = np.where(heads.index.isin(pointing[:things]), 0.001, 0.9)
+    heads["p_specific"] = np.where(heads.index.isin(pointing[-specific:] if specific else []), 0.001, 0.9)
+    run = Run(tmp_path, Run.read(finished).manifest)
+    run.write_table("heads", heads)
+    run.write_table("reductions", pd.read_parquet(finished / "reductions.parquet"))
+    assert report.headline(run).startswith(said.format(model))
 
 
 def test_the_report_names_what_was_skipped_and_escapes_it(finished):

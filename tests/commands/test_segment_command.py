@@ -99,14 +99,19 @@ def test_top_heads_are_those_of_the_ranking_best_first(tmp_path):
     import pandas as pd
 
     run = Run.open(tmp_path / "ranking", {})
-    rows = [("nss", 0, 0, 9.0), ("entropy", 0, 0, 3.0), ("entropy", 0, 1, 1.0), ("entropy", 1, 0, 2.0)]
-    rows.append(("entropy", 1, 1, float("nan")))
-    run.write_table("heads", pd.DataFrame(rows, columns=["metric", "layer", "head", "mean"]))
+    rows = [("nss", 0, 0, 9.0, 0.9), ("entropy", 0, 0, 3.0, 0.1), ("entropy", 0, 1, 1.0, 0.2)]
+    rows += [("entropy", 1, 0, 2.0, 0.3), ("entropy", 1, 1, float("nan"), float("nan"))]
+    run.write_table("heads", pd.DataFrame(rows, columns=["metric", "layer", "head", "mean", "specificity"]))
     run.manifest["about"] = {"headline": "entropy", "metrics": {"entropy": {"higher_is_better": False}}}
     run.finish()
     folder = str(tmp_path / "ranking")
     assert top_heads(folder, 2) == [Head(0, 1), Head(1, 0)]
     assert heads_of("top1", folder) == [Head(0, 1)]
+    assert heads_of("top2", folder, "specificity") == [Head(1, 0), Head(0, 1)]
+    run.manifest["about"]["by"] = {"entropy": "specificity"}
+    run.save_manifest()
+    assert heads_of("top2", folder) == [Head(1, 0), Head(0, 1)]  # as the ranking itself chose
+    assert heads_of("top2", folder, "mean") == [Head(0, 1), Head(1, 0)]
     with pytest.raises(ValueError, match="3 heads"):
         top_heads(folder, 4)
     with pytest.raises(FileNotFoundError):

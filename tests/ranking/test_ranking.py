@@ -391,20 +391,30 @@ def test_images_of_different_grids_in_one_batch_keep_their_order(monkeypatch):
 
 
 def test_words_of_several_tokens_do_not_flatter_a_head_unseen():
-    """Rows of a word's later tokens have read its beginning: the report tells both kinds of words apart."""
-    from interp.report import ranking as report
+    """Rows of a word's later tokens have read its beginning: the tables tell both kinds of words apart, and weigh rare
+    nouns and small things as a reviewer asks."""
+    from interp.ranking.subsets import subsets
 
     table = pd.DataFrame(
         {
-            "sample_id": ["a", "a", "b", "b", "c"],
-            "metric": ["pointing_game"] * 4 + ["nss"],
+            "sample_id": ["a", "a", "b", "b", "c", "d"],
+            "image_id": ["a", "a", "b", "b", "c", "d"],
+            "metric": "pointing_game",
             "heads": "paper",
-            "tokens": [1, 3, 1, 2, 1],
-            "value": [0.25, 1.0, 0.75, 0.5, 9.0],
+            "root": ["dog", "cat", "Dog", "cup", "dog", "dog"],
+            "tokens": [1, 3, 1, 2, 1, 1],
+            "area": [0.01, 0.02, 0.03, 0.04, 0.05, 0.06],
+            "mention": [1, 1, 1, 1, 2, 1],
+            "value": [0.0, 1.0, 0.0, 1.0, 1.0, 0.0],
+            "specificity": [0.5, 0.25, 0.5, 0.75, np.nan, np.nan],
         }
     )
-    (row,) = report._lengths({"phrases": table}, "pointing_game", 0)
-    assert (row["one"], row["one_n"], row["several"], row["several_n"]) == ("0.500", "2", "0.750", "2")
-    assert row["one_interval"] == "– to –"  # two images say nothing of others
-    alike = table.assign(tokens=1)
-    assert report._lengths({"phrases": alike}, "pointing_game", 0) == []
+    found = subsets(table, 0).set_index("subset")
+    assert found.loc["one token", ["n", "mean", "specificity"]].tolist() == [4, 0.25, 0.5]
+    assert found.loc["several tokens", ["n", "mean", "specificity"]].tolist() == [2, 1.0, 0.5]
+    assert (
+        found.loc["small", "mean"] == 0.5 and found.loc["large", "mean"] == 0.5 and found.loc["first mention", "n"] == 5
+    )
+    assert found.loc["image-weighted", "mean"] == pytest.approx((0.5 + 0.5 + 1 + 0) / 4)
+    assert found.loc["noun-weighted", "mean"] == pytest.approx((0.25 + 1 + 1) / 3)
+    assert found.loc["all", "low"] <= found.loc["all", "mean"] <= found.loc["all", "high"]

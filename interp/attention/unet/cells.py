@@ -45,6 +45,10 @@ def patch_cells(patches: Sequence[tuple[int, int]], grid: tuple[int, int]) -> Pa
 
     Raises:
         ValueError: no patches, or one outside the grid.
+
+    >>> cells = patch_cells([(0, 1)], grid=(2, 2))  # the upper right patch
+    >>> cells(4, 4).tolist(), cells(1, 1).tolist()  # its cells in a finer and in a coarser map
+    ([2, 3, 6, 7], [0])
     """
     rows, cols = (int(size) for size in grid)
     pairs = tuple((int(row), int(col)) for row, col in patches)

@@ -33,7 +33,11 @@ KERNELS = {
 
 
 class UnknownProcessor(TypeError):
-    """An attention processor that may compute something else than plain attention."""
+    """A U-Net's attention processor may compute something else than plain attention, so its rows would be guessed.
+
+    What to do: ``unet.set_attn_processor(AttnProcessor2_0())`` before recording; a module that
+    normalises its queries and keys cannot be recorded: name other ``blocks``.
+    """
 
 
 class UNetRecorder:

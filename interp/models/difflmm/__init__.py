@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from interp.models import _hf, llava
+from interp.models._shared import save as save_beside
 from interp.models.difflmm.configuration import DiffLMMConfig
 from interp.models.difflmm.modelling import DiffLMMForConditionalGeneration, DiffLMMModel
 from interp.models.difflmm.processing import DiffLMMImageProcessorPil, DiffLMMProcessor
@@ -25,6 +26,7 @@ __all__ = [
     "DiffLMMImageProcessorPil",
     "DiffLMMModel",
     "DiffLMMProcessor",
+    "save_beside",
 ]
 
 AutoConfig.register(DiffLMMConfig.model_type, DiffLMMConfig, exist_ok=True)

@@ -64,7 +64,11 @@ UNUSED = {
 
 
 class ConversionError(ValueError):
-    """Parts that are incomplete, do not fit or hold what nobody asked for; the message lists the keys."""
+    """DiffLMM's published parts are incomplete, do not fit or hold what nobody asked for.
+
+    What to do: fetch again the part whose keys the message lists, or name the parts that it was trained on
+    (``interp convert difflmm --help``).
+    """
 
 
 def file_of(source: str | os.PathLike[str], name: str, hub: Mapping[str, Any]) -> str | None:

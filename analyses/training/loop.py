@@ -1,0 +1,43 @@
+"""The loop of every training but LLaVA's: warm-up and cosine, a state to go on from."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def optimiser(module: torch.nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
+    """AdamW that decays matrices only."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+
+
+def train(name, module, batches, loss_of, steps, rate, decay, work, log, device, warm=50) -> None:
+    """Trains ``module`` with warm-up and cosine, under bf16 autocast; WORK/NAME.pt is there to go on from."""
+    saved, start = work / f"{name}.pt", 0
+    schedule = lambda k: min(1.0, (k + 1) / warm) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * k / steps)))  # noqa: E731
+    optimizer = optimiser(module, rate, decay)
+    if saved.exists():
+        state = torch.load(saved, weights_only=True)
+        module.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    module.train()
+    for step in range(start, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * schedule(step)
+        with torch.autocast(device, torch.bfloat16):
+            loss, extra = loss_of({key: value.to(device) for key, value in batches(step).items()})
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 10 == 0 or step == steps - 1:
+            log(part=name, step=step, loss=round(loss.item(), 4), **extra)
+        if step % 100 == 99 or step == steps - 1:
+            torch.save({"model": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, saved)

@@ -1,0 +1,1 @@
+"""mini-difflmm: a small latent diffusion model, then LLaVA's two stages with its feature beside CLIP's tokens."""

@@ -1,0 +1,110 @@
+"""LLaVA's two stages: the projector, then projector and low-rank adapters, in rounds with checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+from training.parts import Log
+from training.trainer import ChangedOnly, Saver, Visits, resumable
+
+SAVED_TOO = (800, 1920)  # to go on from after an interruption; they do not ship
+ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One warm-up and cosine of LLaVA's stages.
+
+    ``saves``: the steps that ship, the last one is the end. ``first``: number of its first visit, so that none comes
+    twice. ``things``: how few and how many a scene has. ``captions_only``: no questions.
+    """
+
+    saves: tuple[int, ...]
+    batch: int
+    rate: float
+    first: int
+    things: tuple[int, int]
+    captions_only: bool = False
+
+
+ROUNDS = {
+    "projector": Round((0, 32, 64, 125, 250, 500, 1000, 2000), 8, 3e-3, 0, (1, 2), captions_only=True),
+    "lora": Round((40, 160, 640, 1280, 2560), 16, 1.5e-3, 16_000, (1, 5)),
+    "lora_last": Round((1600,), 16, 8e-4, 60_000, (2, 5)),
+}
+
+
+Start = Callable[[Round, int], tuple[Any, Any]]
+"""``start(round, seed)``: the untrained model and its batches."""
+
+
+def stage(
+    name: str, model: Any, data: Any, work: Path, log: Log, device: str, seed: int, saves: tuple[int, ...] | None = None
+) -> None:
+    """One of ``ROUNDS`` with transformers' Trainer, to its end or to another; only what it trains is saved."""
+    how, home = ROUNDS[name], work / name
+    saves = saves or how.saves
+    steps = max(saves)
+    if (home / f"checkpoint-{steps}" / "projector.safetensors").exists():
+        return
+    arguments = TrainingArguments(
+        output_dir=str(home), max_steps=steps, per_device_train_batch_size=how.batch, save_strategy="no", bf16=True,
+        learning_rate=how.rate, weight_decay=0.0, max_grad_norm=1.0,
+        adam_beta2=0.98, logging_steps=5, report_to=[], remove_unused_columns=False, seed=seed, disable_tqdm=True,
+        use_cpu=device == "cpu", dataloader_pin_memory=device != "cpu",
+    )  # fmt: skip
+    visits, saver = Visits(how.first, steps * how.batch), Saver(name, (*saves, *SAVED_TOO), log)
+    trainer = ChangedOnly(model, arguments, data_collator=data, train_dataset=visits, callbacks=[saver])
+    if 0 in saves:
+        trainer.save_changed(home / "checkpoint-0")
+    trainer.train(resume_from_checkpoint=resumable(home))
+
+
+def freeze_all_but_projector(model: torch.nn.Module) -> None:
+    """Lets only the projector learn."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("multi_modal_projector" in name)
+
+
+def with_adapters(model: torch.nn.Module, newest: Path, seed: int) -> torch.nn.Module:
+    """The model with that checkpoint's projector and adapters (new ones if it has none), both free to learn."""
+    model.load_state_dict(load_file(newest / "projector.safetensors"), strict=False)
+    torch.manual_seed(seed)
+    model = get_peft_model(model, LoraConfig(r=12, lora_alpha=24, target_modules=ADAPTED))
+    if (newest / "adapter_model.safetensors").exists():
+        set_peft_model_state_dict(model, load_file(newest / "adapter_model.safetensors"))
+    for name, parameter in model.named_parameters():
+        if "multi_modal_projector" in name:
+            parameter.requires_grad_(True)
+    return model
+
+
+def newest_of(work: Path, name: str) -> Path:
+    """The folder of a round's last checkpoint."""
+    return work / name / f"checkpoint-{max(ROUNDS[name].saves)}"
+
+
+def projector(work: Path, log: Log, device: str, start: Start, seed: int = 2) -> None:
+    """Stage 1: the projector alone, on captions of scenes with one or two things."""
+    model, data = start(ROUNDS["projector"], seed)
+    freeze_all_but_projector(model)
+    stage("projector", model, data, work, log, device, seed)
+
+
+def lora(work: Path, log: Log, device: str, start: Start, seed: int = 3) -> None:
+    """Stage 2: projector and low-rank adapters on every linear layer of the language model, captions and questions.
+
+    Two rounds, each with warm-up and cosine; the second on scenes with two things or more.
+    """
+    for name, before in (("lora", "projector"), ("lora_last", "lora")):
+        model, data = start(ROUNDS[name], seed)
+        model = with_adapters(model, newest_of(work, before), seed)
+        stage(name, model, data, work, log, device, seed)

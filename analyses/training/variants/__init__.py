@@ -1,0 +1,1 @@
+"""Short trainings of mini-difflmm with parts of its eyes taken away."""
