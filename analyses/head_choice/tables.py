@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from interp.statistics import intervals
@@ -21,8 +20,8 @@ def summarise(phrases: pd.DataFrame, seed: int) -> pd.DataFrame:
             clusters = list(some["sample_id"])
             for measure_name in MEASURES:
                 values, base = some[measure_name].to_numpy(float), paper[measure_name].to_numpy(float)
-                both = np.stack([values, values - base], 1)
-                (low, worse), (high, better) = intervals.bootstrap(both, clusters, seed=seed)
+                low, high = intervals.bootstrap(values, clusters, seed=seed)
+                worse, better = intervals.bootstrap(values - base, clusters, seed=seed, rates=False)
                 rows.append(
                     {
                         **dict(zip(by, names, strict=True)),

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from tqdm import tqdm
 
 import interp
@@ -22,7 +23,7 @@ from interp.causation.units import Units, units_of
 from interp.causation.usual import reference as reference_of
 from interp.contracts import Metric
 from interp.models._identity import fingerprint, setup
-from interp.statistics import summary
+from interp.statistics import intervals, summary
 from interp.statistics.scores import HeadScores
 from interp.types import Sample, Skip, Weighting
 from interp.work.samples import repeatable
@@ -32,6 +33,9 @@ INTERVENTIONS = ("zero", "mean", "resample", "knockout")
 
 
 WHERE = ("word", "answer", "all")
+
+ABOUT = ("sample_id", "image_id", "phrase", "root", "tokens", "area")
+"""What is kept of each phrase."""
 
 
 def effects(
@@ -48,7 +52,7 @@ def effects(
     generate: bool = False,
     samples: int | None = None,
     answers: Literal["reference", "generated"] = "reference",
-    draws: int = 8,
+    draws: int = 200,
     seed: int = 0,
     batch: int = 8,
     copies: int = 64,
@@ -69,7 +73,8 @@ def effects(
         reference: for "mean" and "resample"; None gathers it from the same samples first (`interp.reference`).
         metric, weighting: how the grounding of later heads is measured, and on which kind of map.
         generate: also let the model answer under each intervention (all rows of the answer): one generation a unit.
-        draws: random sets of heads beside each unit, of as many heads in each of its layers.
+        draws: random sets of heads beside each unit, of as many heads in each of its layers; with fewer than 19 no rank
+            among them can be told from chance.
         copies: samples with their interventions that go through the model as one batch.
 
     All else is as for `interp.rank`. Layers below a unit's first are not run again, and with ``where`` other than "all"
@@ -101,6 +106,7 @@ def effects(
         "how": [intervention, place, keys, metric, weighting, generate, answers, seed, max_new_tokens],
         "reference": None if reference is None else _digest(reference),
         "units": [[list(h) for h in unit] for unit in units.all],
+        "about": ABOUT,
         "version": interp.__version__,
     }
     done, skipped = [], []
@@ -154,8 +160,8 @@ def _batch(lmm: Any, samples: list[Sample | Skip], units: Units, how: How, answe
     if group.subjects:
         plain, found, patches = measure(lmm, group, units.all, how)
         about = [
-            [group.samples[s.sample].id, s.phrase.text, s.phrase.root, len(s.phrase.tokens), float(s.mask.mean())]
-            for s in group.subjects
+            [of.id, of.image_id, s.phrase.text, s.phrase.root, len(s.phrase.tokens), float(s.mask.mean())]
+            for s, of in ((s, group.samples[s.sample]) for s in group.subjects)
         ]
     arrays = {"about": _json(about), "skipped": _json([[s.sample_id, s.reason] for s in group.skipped])}
     for name in Measured._fields:
@@ -173,7 +179,7 @@ def _finish(
     done: list[Mapping[str, np.ndarray]], units: Units, how: How, skipped: tuple[Skip, ...], manifest: dict[str, Any]
 ) -> Effects:
     about = [row for arrays in done for row in json.loads(bytes(arrays["about"]).decode())]
-    phrases = pd.DataFrame(about, columns=["sample_id", "phrase", "root", "tokens", "area"])
+    phrases = pd.DataFrame(about, columns=list(ABOUT))
     for name in Measured._fields:
         phrases[name] = np.concatenate([arrays[f"plain.{name}"] for arrays in done])
     phrases["patches"] = np.concatenate([arrays["patches"] for arrays in done])
@@ -188,10 +194,10 @@ def _finish(
                 null[:, i] = values[:, list(random)].mean(1)
         scores[name] = HeadScores(
             name, True, tuple(phrases["sample_id"]), tuple(phrases["phrase"]),
-            values[:, None, : len(units.names)], null[:, None],
+            values[:, None, : len(units.names)], null[:, None], image_ids=tuple(phrases["image_id"]),
         )  # fmt: skip
-        frames.append(_statistics(scores[name], units, how.seed))
-    manifest |= {"phrases": len(phrases), "images": phrases["sample_id"].nunique(), "skipped": len(skipped)}
+        frames.append(pd.concat([_statistics(scores[name], units, how.seed), _among_random(values, units)], axis=1))
+    manifest |= {"phrases": len(phrases), "images": phrases["image_id"].nunique(), "skipped": len(skipped)}
     return Effects(pd.concat(frames, ignore_index=True), scores, phrases, units, skipped, manifest)
 
 
@@ -210,3 +216,16 @@ def _statistics(score: HeadScores, units: Units, seed: int) -> pd.DataFrame:
         }
     )
     return pd.concat([about, frame], axis=1)
+
+
+def _among_random(values: Float[np.ndarray, "phrase unit"], units: Units) -> pd.DataFrame:
+    """Each unit's place among its random sets by mean effect: ``random``, how many they are; ``rank_among_random``, 1
+    for the strongest; ``p_random``, (1 + random sets of at least that effect) / (1 + random sets). NaN without any."""
+    mean = intervals.mean(values)
+    rows = []
+    for own, null in enumerate(units.nulls):
+        beside = mean[list(null)]
+        beside = beside[np.isfinite(beside)]
+        stronger = np.nan if not len(beside) or np.isnan(mean[own]) else (beside >= mean[own] - 1e-12).sum()
+        rows.append((len(beside), 1 + stronger, (1 + stronger) / (1 + len(beside))))
+    return pd.DataFrame(rows, columns=["random", "rank_among_random", "p_random"])

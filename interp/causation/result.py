@@ -17,10 +17,13 @@ class Cause:
     """What a study found; effects are harm, positive where the model does worse (`interp.effects`).
 
     ``heads``: a row per metric, layer and head (`summary.summarise`), the grounding metric first, then each measure of
-    effect. ``correlation``: Spearman's rho over heads between grounding and each measure, with its interval over
-    images. ``sets``: the best heads by grounding taken away together, beside random ones (``null``), with their paired
-    difference. ``edges``: knockouts of a word's row to patches of each kind; ``contrasts``: own patches less the other
-    kinds, paired over phrases. ``layers``: the same knockouts in one layer at a time. ``phrases``: the plain model.
+    effect. ``correlation``: Spearman's rho over heads between grounding and each measure
+    (`interp.causation.correlation.correlations`). ``sets``: the best heads by grounding taken away together, with
+    their rank among random sets of the same layers (``random, rank_among_random, p_random``); ``null`` is the mean of
+    those sets, and ``gap_...`` the paired difference from it, whose interval and p are over images and take these very
+    sets for given: they do not say that the set is out of the ordinary. ``edges``: knockouts of a word's row to
+    patches of each kind; ``contrasts``: own patches less the other kinds, paired over phrases. ``layers``: the same
+    knockouts in one layer at a time. ``phrases``: the plain model.
     """
 
     heads: pd.DataFrame
@@ -51,9 +54,10 @@ class Effects:
 
     ``scores``: measure -> `HeadScores` whose heads are the units (of one layer), with the mean of each unit's random
     sets as null. ``frame``: a row per measure and unit (`summary.statistics`), with ``unit``, ``layer`` and ``head``
-    (-1 for sets), ``size``. ``phrases``: what the plain model does, a row per phrase. Measures: ``logprob`` (fall of
-    the log-probability of the root's tokens, nats), ``rank`` (rise of the first token's rank), ``grounding`` (fall of
-    the mean grounding of all heads in the layers above the unit's first), ``named`` (1: named no more, -1: now named).
+    (-1 for sets), ``size``, and the unit's place among its random sets: ``random, rank_among_random, p_random``.
+    ``phrases``: what the plain model does, a row per phrase. Measures: ``logprob`` (fall of the log-probability of the
+    root's tokens, nats), ``rank`` (rise of the first token's rank), ``grounding`` (fall of the mean grounding of all
+    heads in the layers above the unit's first), ``named`` (1: named no more, -1: now named).
     """
 
     frame: pd.DataFrame

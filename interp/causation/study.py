@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from interp.attention.ablation import Reference
+from interp.causation.correlation import correlations
 from interp.causation.harm import effects
 from interp.causation.result import Cause
 from interp.causation.setting import EDGES
-from interp.causation.tables import contrast_table, correlations, edge_table, layer_table, set_table
+from interp.causation.tables import contrast_table, edge_table, layer_table, set_table
 from interp.causation.usual import reference as reference_of
 from interp.ranking.result import TOP
 from interp.ranking.study import rank
@@ -39,7 +40,7 @@ def cause(
     reference: Reference | None = None,
     generate: bool = False,
     answers: str = "reference",
-    draws: int = 8,
+    draws: int = 200,
     seed: int = 0,
     batch: int = 8,
     copies: int = 64,
@@ -53,7 +54,7 @@ def cause(
         metric, weighting: of grounding; heads are ranked by it, on maps of attention or of attention times value norm.
         intervention, where, reference: how heads are taken away: "mean", "zero" or "resample", as for `interp.effects`.
         generate: also whether the sets' and edges' words are still named when the model answers by itself.
-        draws: random sets beside each set of the best heads.
+        draws: random sets beside each set of the best heads, among which it has a rank.
 
     All else is as for `interp.rank` and `interp.effects`.
 
@@ -104,4 +105,4 @@ def _by_head(score: HeadScores, shape: tuple[int, int]) -> HeadScores:
     """Units that are all heads in order, as layers and heads."""
     values, null = (None if x is None else x.reshape(len(x), *shape) for x in (score.values, score.null))
     assert values is not None
-    return HeadScores(score.metric, True, score.sample_ids, score.phrases, values, null)
+    return HeadScores(score.metric, True, score.sample_ids, score.phrases, values, null, image_ids=score.image_ids)

@@ -2,80 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
-from scipy.stats import rankdata
 
 from interp.causation.result import Effects
 from interp.causation.setting import EDGES
-from interp.statistics import intervals
 from interp.statistics.contrasts import differences
-from interp.statistics.scores import HeadScores
-
-REPEATS = 2000
-
-
-def correlations(scores: Mapping[str, HeadScores], metric: str, seed: int) -> pd.DataFrame:
-    """``measure rho low high heads``: Spearman's rho over heads between mean grounding and each measure's mean effect.
-
-    The interval is of a bootstrap over images, both means from the same draws; it is about these heads. NaN where a
-    measure is defined for fewer than three heads.
-    """
-    first = scores[metric]
-    sign = 1 if first.higher_is_better else -1
-    rows = []
-    for name, score in scores.items():
-        if name == metric:
-            continue
-        x, y = (s.values.reshape(len(s.values), -1) for s in (first, score))
-        defined = np.isfinite(x).any(0) & np.isfinite(y).any(0)
-        x, y = x[:, defined], y[:, defined]
-        found = [np.nan] * 3
-        if x.shape[1] > 2:
-            a, b = _bootstrapped(x, first.sample_ids, y, score.sample_ids, seed)
-            rho = _spearman(sign * a, b)
-            found = [float(rho[0]), *np.nanquantile(rho[1:], [0.025, 0.975]).tolist()]
-        rows.append({"measure": name, "rho": found[0], "low": found[1], "high": found[2], "heads": x.shape[1]})
-    return pd.DataFrame(rows)
-
-
-def _bootstrapped(
-    x: Float[np.ndarray, "n head"], images_x: Sequence[str], y: Float[np.ndarray, "m head"], images_y: Sequence[str],
-    seed: int,
-) -> tuple[Float[np.ndarray, "repeat head"], Float[np.ndarray, "repeat head"]]:  # fmt: skip
-    """Means of both over the images that both have; the first row of all of them, the others of images drawn anew."""
-    common = sorted(set(images_x) & set(images_y))
-    weights = np.random.default_rng(seed).multinomial(len(common), np.full(len(common), 1 / len(common)), REPEATS)
-    weights = np.concatenate([np.ones((1, len(common))), weights])
-    means = []
-    for values, images in ((x, images_x), (y, images_y)):
-        names = np.array(images)
-        keep = np.isin(names, common)
-        sums = intervals.cluster_sums(values[keep], names[keep].tolist())
-        with np.errstate(invalid="ignore"):
-            means.append((weights @ sums.total) / (weights @ sums.number))
-    return means[0], means[1]
-
-
-def _spearman(a: Float[np.ndarray, "repeat head"], b: Float[np.ndarray, "repeat head"]) -> Float[np.ndarray, " repeat"]:
-    """Rank correlation of each row's pairs, ties averaged."""
-    ranks = [rankdata(v, axis=1) for v in (a, b)]
-    x, y = (r - r.mean(1, keepdims=True) for r in ranks)
-    with np.errstate(invalid="ignore"):
-        return (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
 
 
 def set_table(found: Effects, seed: int) -> pd.DataFrame:
-    """Each set beside its random sets, and the paired difference with its interval."""
+    """Each set with its rank among its random sets, and the paired difference from the mean of these very sets
+    (``gap_...``: interval and p over images, the sets taken for given)."""
     frames = []
     for name, score in found.scores.items():
         if score.null is None:
             continue
         own, null = score.values[:, 0], score.null[:, 0]
-        gap = differences(null, own, score.sample_ids, higher_is_better=True, seed=seed)
+        gap = differences(null, own, score.images, higher_is_better=True, seed=seed)
         rows = found.frame[found.frame["measure"] == name].reset_index(drop=True)
         gap = gap[["difference", "low", "high", "p", "p_corrected"]].add_prefix("gap_")
         frames.append(pd.concat([rows.drop(columns=["layer", "head", "p", "p_corrected"]), gap], axis=1))
@@ -102,7 +47,7 @@ def contrast_table(cut: Mapping[str, Effects], seed: int) -> pd.DataFrame:
         same = (own.phrases["patches"] == other.phrases["patches"]).to_numpy()
         for name in own.scores.keys() & other.scores.keys():
             a, b = (np.where(same[:, None], e.scores[name].values[:, 0], np.nan) for e in (other, own))
-            frame = differences(a, b, own.scores[name].sample_ids, higher_is_better=True, seed=seed)
+            frame = differences(a, b, own.scores[name].images, higher_is_better=True, seed=seed)
             frame.insert(0, "keys", keys)
             frame.insert(0, "measure", name)
             frames.append(frame.drop(columns="favours"))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain, combinations, product
+from math import comb, prod
 from typing import Any
 
 from interp.answer.maps import head_list
 from interp.statistics.nulls import draw
 from interp.types import Head
+
+LISTED = 20
+"""Up to so many times as many sets as are wanted are listed; of more, random ones are tried until enough differ."""
 
 Unit = tuple[Head, ...]
 """Heads that are taken away together, in order."""
@@ -31,18 +36,20 @@ class Units:
 
 
 def units_of(heads: Any, layers: int, per_layer: int, draws: int, seed: int) -> Units:
-    """The units of ``heads``, each with ``draws`` random sets of as many heads in each of its layers, none of its own.
+    """The units of ``heads``, each with ``draws`` random sets of as many heads in each of its layers.
 
     ``heads``: "all" (each head by itself), "layers" (each layer's heads together), a list of heads (each by itself), or
-    sets of heads by name. A single head's random sets are the other heads of its layer, at most ``draws`` of them
-    unless they are measured anyway. A unit that leaves too few other heads in a layer has none.
+    sets of heads by name. A random set is any but the unit itself, and may share heads with it: only then is the unit,
+    where nothing sets it apart, as likely as each of them to be the most effective one. Where there are no more than
+    ``draws`` other sets, or where they are measured anyway, all of them are taken; a unit that holds all heads of its
+    layers has none.
 
     Raises:
         ValueError: no head, or one that the model does not have.
 
     >>> units = units_of({"best": [(0, 1), (1, 0)]}, layers=2, per_layer=2, draws=4, seed=0)
     >>> [str(head) for head in units.asked[0]], [str(head) for head in units.all[units.nulls[0][0]]]
-    (['L0 H1', 'L1 H0'], ['L0 H0', 'L1 H1'])
+    (['L0 H1', 'L1 H0'], ['L0 H0', 'L1 H0'])
     """
     named = _named(heads, layers, per_layer)
     units: dict[Unit, int] = {}
@@ -71,19 +78,19 @@ def _nothing(heads: Any) -> Any:
 
 
 def _beside(own: Unit, per_layer: int, draws: int, seed: int, name: str, asked: set[Unit]) -> list[Unit]:
-    """Random sets with as many heads in each layer as ``own``, none of which is in it."""
+    """Other sets with as many heads in each layer as ``own``: all of them if ``draws`` allows, else so many."""
     mix = Counter(h.layer for h in own)
-    free = {layer: [Head(layer, h) for h in range(per_layer) if Head(layer, h) not in own] for layer in mix}
-    if any(len(free[layer]) < number for layer, number in mix.items()):
-        return []
-    if len(own) == 1:
-        others: Sequence[Unit] = [(h,) for h in free[own[0].layer]]
-        there = [unit for unit in others if unit in asked]
-        if len(there) == len(others):
-            return there
+    total = prod(comb(per_layer, k) for k in mix.values()) - 1
+    if len(own) == 1 or total <= LISTED * draws:
+        each = [combinations([Head(layer, h) for h in range(per_layer)], k) for layer, k in mix.items()]
+        every = [unit for parts in product(*each) if (unit := tuple(sorted(chain(*parts)))) != own]
+        if total <= draws or asked.issuperset(every):
+            return every
+        return [every[i] for i in draw(seed, "units", name).permutation(total)[:draws]]
     found: dict[Unit, None] = {}
-    for number in range(draws):
-        random = draw(seed, "units", name, number)
-        picked = [free[layer][i] for layer, k in mix.items() for i in random.permutation(len(free[layer]))[:k]]
+    random = draw(seed, "units", name)
+    while len(found) < draws:  # there are many times as many
+        picked = [Head(layer, int(h)) for layer, k in mix.items() for h in random.permutation(per_layer)[:k]]
         found[tuple(sorted(picked))] = None
+        found.pop(own, None)
     return list(found)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy import stats
 
 from interp.emergence.result import Measurement
 from interp.statistics import intervals
@@ -42,7 +43,11 @@ def lags(measured: Sequence[Measurement], found: pd.DataFrame, seed: int, repeat
     ``grounding_half``: the step at which the mean of the heads with an onset, less their null, has come half its way;
     ``loss_half``: the same of the caption loss; ``lag`` their difference with the 95 % interval ``low`` to ``high``,
     images drawn anew for both curves together. NaN without such heads, or for a loss that does not fall. ``heads``:
-    how many have an onset.
+    how many have an onset; the interval is about these. ``comes``: "after" or "before" the loss where the interval
+    leaves 0 out; "" where it does not, and nothing can be said of the order.
+
+    The interval's ends are percentiles that lie as far out as Student's quantile asks of so many images (the expanded
+    percentile interval; Hesterberg 2015, Am. Stat. 69:371, section 5.3); NaN below `intervals.FEWEST` images.
     """
     rows = []
     for metric, some in found.groupby("metric", sort=False):
@@ -52,8 +57,7 @@ def lags(measured: Sequence[Measurement], found: pd.DataFrame, seed: int, repeat
         if chosen and len(measured) > 1 and all(m.losses for m in measured):
             halves = _halves(measured, str(metric), chosen, seed, repeats)
         lag = halves[0] - halves[1]
-        defined = np.isfinite(lag[1:])
-        low, high = np.quantile(lag[1:][defined], [0.025, 0.975]) if defined.mean() >= 0.95 else (np.nan, np.nan)
+        low, high = _ends(lag[1:], min((len(m.losses) for m in measured), default=0))
         rows.append(
             {
                 "metric": metric,
@@ -63,17 +67,31 @@ def lags(measured: Sequence[Measurement], found: pd.DataFrame, seed: int, repeat
                 "lag": lag[0],
                 "low": low,
                 "high": high,
+                "comes": "after" if low > 0 else "before" if high < 0 else "",
             }
         )
     return pd.DataFrame(rows)
+
+
+def _ends(draws: Float[np.ndarray, " draw"], images: int) -> tuple[float, float]:
+    """Ends of the expanded percentile interval; NaN for too few images, or where a twentieth of the draws is NaN."""
+    defined = np.isfinite(draws)
+    if images < intervals.FEWEST or defined.mean() < 0.95:
+        return np.nan, np.nan
+    tail = stats.norm.sf(np.sqrt(images / (images - 1)) * stats.t.isf(0.025, images - 1))
+    low, high = np.quantile(draws[defined], [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _halves(
     measured: Sequence[Measurement], metric: str, chosen: Sequence[Head], seed: int, repeats: int
 ) -> Float[np.ndarray, "curve draw"]:
     """Half-way steps of grounding and of the loss: of all images first, then of each draw of them."""
-    images = sorted({i for m in measured for i in [*m.scores[metric].sample_ids, *m.losses]})
-    place = {image: row for row, image in enumerate(images)}
+    scores = [m.scores[metric] for m in measured]
+    image = {i: name for score in scores for i, name in zip(score.sample_ids, score.images, strict=True)}
+    image |= {i: i for m in measured for i in m.losses if i not in image}
+    images = sorted(set(image.values()))
+    place = {name: row for row, name in enumerate(images)}
     weights = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), size=repeats)
     weights = np.concatenate([np.ones((1, len(images))), weights])
     layer, head = (np.array(i) for i in zip(*chosen, strict=True))
@@ -82,11 +100,11 @@ def _halves(
         score = m.scores[metric]
         null = np.zeros_like(score.values) if score.null is None else score.null
         better = (score.values - null)[:, layer, head].astype(np.float64)
-        sums = intervals.cluster_sums(better, score.sample_ids)
-        rows = [place[i] for i in sorted(set(score.sample_ids))]
+        sums = intervals.cluster_sums(better, score.images)
+        rows = [place[i] for i in sorted(set(score.images))]
         with np.errstate(invalid="ignore"):
             curves[0].append(((weights[:, rows] @ sums.total) / (weights[:, rows] @ sums.number)).mean(1))
-        rows = [place[i] for i in m.losses]
+        rows = [place[image[i]] for i in m.losses]
         with np.errstate(invalid="ignore"):
             curves[1].append(weights[:, rows] @ np.array(list(m.losses.values())) / weights[:, rows].sum(1))
     steps = np.array([m.step for m in measured], dtype=float)

@@ -62,19 +62,20 @@ def differences(
     ``a``, ``b``: means over the ``n`` phrases where both are defined; ``difference`` = b - a; ``low`` to ``high``: 95 %
     bootstrap interval over images (`intervals.bootstrap`); ``p``: two-sided sign-flip test over images, corrected for
     all columns in ``p_corrected`` (`intervals.sign_flip`); ``favours``: a or b, whichever is better, where the interval
-    leaves 0 out and p is below ``SURE``, else nothing. With few images the bootstrap's interval alone is too narrow.
+    leaves 0 out and p is below ``SURE``, else nothing. Below `intervals.FEWEST` images intervals and p are NaN, and
+    nothing is favoured.
 
-    >>> a, b = np.array([[0.0], [1.0], [0.0], [0.0]]), np.array([[1.0], [1.0], [1.0], [np.nan]])
-    >>> row = differences(a, b, ["1", "2", "3", "3"], higher_is_better=True, seed=0).iloc[0]
-    >>> int(row["n"]), float(row["difference"].round(2))  # the NaN takes its pair away
-    (3, 0.67)
-    >>> float(row["p"].round(1)), row["favours"]  # two images of three say nothing sure
-    (0.5, '')
+    >>> a, b = np.array([[0.0], [1.0], [0.0], [0.0], [0.0], [1.0]]), np.array([[1.0]] * 5 + [[np.nan]])
+    >>> row = differences(a, b, ["1", "2", "3", "4", "5", "5"], higher_is_better=True, seed=0).iloc[0]
+    >>> int(row["n"]), float(row["difference"])  # the NaN takes its pair away
+    (5, 0.8)
+    >>> row["favours"]  # five images, one of them alike, say nothing sure
+    ''
     """
     gap = b.astype(np.float64) - a
     both = np.isfinite(gap)
     gap = np.where(both, gap, np.nan)
-    interval = intervals.bootstrap(gap, images, seed=seed)
+    interval = intervals.bootstrap(gap, images, seed=seed, rates=False)
     test = intervals.sign_flip(gap, images, seed=seed, alternative="two-sided")
     frame = pd.DataFrame(
         {

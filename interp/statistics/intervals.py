@@ -1,7 +1,8 @@
 """How sure a mean over phrases is when phrases of one image hang together: bootstrap intervals and permutation tests.
 
 The image is the unit of chance. Every function takes ``clusters``: which image each row of ``values`` belongs to.
-Images are put in the order of their names first, so the order of the rows does not matter.
+Images are put in the order of their names first, so the order of the rows does not matter. With fewer than ``FEWEST``
+images nothing is said.
 """
 
 from __future__ import annotations
@@ -11,6 +12,17 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import stats
+
+FEWEST = 5
+"""Images that a column needs. All differences of n images point one way by chance in 1 of 2^n: with 4 no one-sided p
+can come below .05, with 5 it can be 1/32; and a spread estimated from fewer says nothing."""
+
+BLOCK = 64
+"""Columns that are resampled at a time, so that memory does not grow with their number."""
+
+DAMPED = 0.02
+"""The share of the column's variance that is added to each draw's: a draw of images that are all alike has none."""
 
 Alternative = Literal["greater", "two-sided"]
 
@@ -23,7 +35,7 @@ class Sums(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """The ends of a percentile interval; NaN where fewer than two images have a value."""
+    """The ends of an interval of a mean; NaN where fewer than ``FEWEST`` images have a value."""
 
     low: Float[np.ndarray, "*axes"]
     high: Float[np.ndarray, "*axes"]
@@ -79,36 +91,91 @@ def bootstrap(
     seed: int,
     repeats: int = 2000,
     level: float = 0.95,
+    rates: bool = True,
 ) -> Interval:
-    """Percentile interval of the mean over phrases, images drawn anew with replacement.
+    """Interval of the mean over phrases, images drawn anew with replacement; NaN below ``FEWEST`` images.
 
-    A repeat draws as many images as there are and divides the sum of their values by the number of their values (a
-    ratio of sums: an image with more phrases weighs more, as it does in the mean). All repeats are one matrix product.
-    Davison and Hinkley 1997, section 3.8 (resampling whole clusters).
+    The mean m is a ratio of sums over images, of values and of their numbers: an image with more phrases weighs more.
+    Its variance v is that of the linearised ratio, n / (n - 1) x sum over images of (total - m number)^2 / (sum of
+    number)^2. Each repeat draws as many images as there are and takes t* = (m* - m) / s*; the ends are m - s t* at the
+    upper and lower quantile (studentised bootstrap; Davison and Hinkley 1997, sections 2.4 and 3.8), or m -/+ sqrt(v)
+    times Student's quantile with n - 1 degrees where that lies farther out. s*^2 = v* + ``DAMPED`` x v and s^2 alike.
+
+    A column of nothing but 0 and 1 is a rate, unless ``rates`` is False (for differences, which may be negative). It
+    gets Wilson's interval for m (1 - m) / v phrases, at most as many as there are, times the square of the normal
+    quantile over Student's (Dean and Pagano 2015, J. Survey Stat. Methodol. 3:484). If it is all 0 or all 1 nothing
+    tells how phrases of an image hang together, and each image counts as one phrase: 0 of 8 images gives 0 to 0.32. Any
+    other column that is constant gets an interval of width 0: the data do not say how far other images would lie.
 
     Raises:
         ValueError: ``level`` outside 0..1, no repeats, or not one cluster per row.
 
-    >>> hits = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 1.0])
-    >>> images = ["a", "a", "a", "b", "b", "c"]
-    >>> low, high = bootstrap(hits, images, seed=0)  # the mean is 0.67
-    >>> float(low), float(high)
-    (0.0, 1.0)
-    >>> bootstrap(hits[:3], images[:3], seed=0).low.item()  # a single image says nothing of others
+    >>> hits = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0])
+    >>> images = ["a", "a", "b", "c", "c", "d", "e"]
+    >>> low, high = bootstrap(hits, images, seed=0)  # the mean is 0.71
+    >>> float(low.round(2)), float(high.round(2))
+    (0.15, 0.97)
+    >>> bootstrap(hits[:6], images[:6], seed=0).low.item()  # four images say too little of others
     nan
     """
     if not 0 < level < 1 or repeats < 1:
         raise ValueError(f"got level={level}, repeats={repeats}; expected 0 < level < 1 and at least one repeat")
     sums = cluster_sums(values, clusters)
-    n = len(sums.total)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=repeats) if n else np.zeros((repeats, 0))
-    weights = draws.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        means = (weights @ sums.total) / (weights @ sums.number)
-    ends = _quantiles(means, [(1 - level) / 2, (1 + level) / 2])
-    ends[:, (sums.number > 0).sum(0) < 2] = np.nan
+    n, columns = sums.total.shape
+    ends = np.full((2, columns), np.nan)
+    if n >= FEWEST:
+        flat = values.reshape(len(values), columns)
+        rate = (np.isin(flat, (0, 1)) | ~np.isfinite(flat)).all(0) & rates
+        draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=repeats).astype(np.float64)
+        enough = (sums.number > 0).sum(0) >= FEWEST
+        for columns_of, ends_of in ((enough & ~rate, _studentised_ends), (enough & rate, _wilson)):
+            for block in np.array_split(np.flatnonzero(columns_of), -(-int(columns_of.sum()) // BLOCK) or 1):
+                ends[:, block] = ends_of(Sums(sums.total[:, block], sums.number[:, block]), draws, level)
     low, high = ends.reshape(2, *values.shape[1:])
     return Interval(low, high)
+
+
+def _mean_and_variance(
+    sums: Sums, weights: Float[np.ndarray, "repeat image"]
+) -> tuple[Float[np.ndarray, "repeat column"], Float[np.ndarray, "repeat column"]]:
+    """The mean and its variance when each image counts so many times."""
+    total, number = sums
+    n = (number > 0).sum(0)
+    if (number == number[:, :1]).all():  # the usual case: no head is undefined anywhere
+        number = number[:, :1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        phrases = weights @ number
+        mean = (weights @ total) / phrases
+        squares = weights @ total**2 - 2 * mean * (weights @ (total * number)) + mean**2 * (weights @ number**2)
+        # What rounding leaves of a spread of nothing is nothing.
+        squares = np.where(squares > 1e-12 * (weights @ total**2), squares, 0.0)
+        return mean, squares / phrases**2 * n / (n - 1)
+
+
+def _studentised_ends(
+    sums: Sums, draws: Float[np.ndarray, "repeat image"], level: float
+) -> Float[np.ndarray, "end column"]:
+    tail, n = (1 - level) / 2, (sums.number > 0).sum(0)
+    (mean,), (variance,) = _mean_and_variance(sums, np.ones((1, len(sums.total))))
+    means, variances = _mean_and_variance(sums, draws)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = (means - mean) / np.sqrt(variances + DAMPED * variance)
+    t[:, variance == 0] = 0.0
+    low, high = _quantiles(t, [tail, 1 - tail])
+    spread, plain = np.sqrt((1 + DAMPED) * variance), stats.t.isf(tail, n - 1) * np.sqrt(variance)
+    return np.stack([mean - np.maximum(high * spread, plain), mean - np.minimum(low * spread, -plain)])
+
+
+def _wilson(sums: Sums, draws: Float[np.ndarray, "repeat image"], level: float) -> Float[np.ndarray, "end column"]:
+    tail, n = (1 - level) / 2, (sums.number > 0).sum(0)
+    z = stats.norm.isf(tail)
+    (rate,), (variance,) = _mean_and_variance(sums, np.ones((1, len(sums.total))))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        counted = np.minimum(rate * (1 - rate) / variance, sums.number.sum(0)) * (z / stats.t.isf(tail, n - 1)) ** 2
+    counted = np.where((rate == 0) | (rate == 1), n, counted)
+    middle = (rate + z**2 / (2 * counted)) / (1 + z**2 / counted)
+    half = z * np.sqrt(rate * (1 - rate) / counted + z**2 / (4 * counted**2)) / (1 + z**2 / counted)
+    return np.stack([middle - half, middle + half]).clip(0, 1)
 
 
 def sign_flip(
@@ -125,8 +192,12 @@ def sign_flip(
     differences is as likely one way as the other: each repeat flips the signs of whole images at random, the same flips
     for every column, and takes t again. p = (1 + number of t* >= t) / (1 + repeats). Corrected: t* is the largest over
     all columns (single-step max-T of Westfall and Young 1993), which keeps the probability of any false finding at
-    alpha whatever the columns' correlation. Columns whose differences are all zero, or that fewer than two images
-    have, say nothing: NaN, and they do not count as columns.
+    alpha whatever the columns' correlation.
+
+    Columns with fewer images have a t with heavier tails, and would rule the largest. So it is taken on one scale:
+    each t is turned into the normal deviate of the same tail (Wallace 1959, Ann. Math. Stat. 30:1121), which is never
+    let beyond that of 2^-n, the smallest p that n images can show. Columns whose differences are all zero, or that
+    fewer than ``FEWEST`` images have, say nothing: NaN, and they do not count as columns.
 
     Raises:
         ValueError: an unknown alternative, no repeats, or not one cluster per row.
@@ -143,32 +214,29 @@ def sign_flip(
             f"got alternative={alternative!r}, repeats={repeats}; expected 'greater' or 'two-sided', and repeats > 0"
         )
     sums = cluster_sums(differences, clusters)
-    tested = ((sums.number > 0).sum(0) > 1) & (sums.total != 0).any(0)
+    tested = ((sums.number > 0).sum(0) >= FEWEST) & (sums.total != 0).any(0)
     p, corrected = np.full((2, sums.total.shape[1]), np.nan)
     if tested.any():
         total, n = sums.total[:, tested], (sums.number[:, tested] > 0).sum(0)
-        observed = _studentised(total.sum(0)[None], total, n, alternative)[0]
+        total = total / np.sqrt((total**2).sum(0) * n)  # flips do not change the sum of squares
         signs = np.random.default_rng(seed).integers(0, 2, (repeats, len(total))).astype(np.float64) * 2 - 1
-        flipped = _studentised(signs @ total, total, n, alternative)
-        # Flips that give the same t up to rounding are as extreme as what was seen.
-        bar = observed - 1e-9 * np.maximum(1, np.abs(observed))
+        observed, flipped = total.sum(0), signs @ total
+        if alternative == "two-sided":
+            observed, flipped = np.abs(observed), np.abs(flipped)
+        bar = observed - 1e-9  # flips that give the same up to rounding are as extreme as what was seen
         p[tested] = (1 + (flipped >= bar).sum(0)) / (1 + repeats)
-        corrected[tested] = (1 + (flipped.max(1)[:, None] >= bar).sum(0)) / (1 + repeats)
+        most = _deviates(flipped, n).max(1)
+        corrected[tested] = (1 + (most[:, None] >= _deviates(bar, n)).sum(0)) / (1 + repeats)
     return SignFlip(p.reshape(differences.shape[1:]), corrected.reshape(differences.shape[1:]))
 
 
-def _studentised(
-    sums: Float[np.ndarray, "repeat column"],
-    total: Float[np.ndarray, "image column"],
-    n: Int[np.ndarray, " column"],
-    alternative: Alternative,
-) -> Float[np.ndarray, "repeat column"]:
-    """t of flipped sums. The sum of squares does not change with the signs, so the variance follows from the sum."""
-    m = sums / n
-    variance = np.maximum((total**2).sum(0) / n - m**2, 0.0) / (n - 1)
-    # All images alike: t would be infinite; a very large number keeps their order by the mean.
-    t = m / np.sqrt(np.maximum(variance, 1e-18 * (total**2).sum(0) / n))
-    return np.abs(t) if alternative == "two-sided" else t
+def _deviates(r: Float[np.ndarray, "*axes column"], n: Int[np.ndarray, " column"]) -> Float[np.ndarray, "*axes column"]:
+    """Normal deviates of t with n - 1 degrees, given r = mean / root mean square of n numbers: 1 + t^2 / (n - 1) is
+    1 / (1 - r^2)."""
+    degrees = n - 1
+    with np.errstate(divide="ignore"):
+        z = (8 * degrees + 1) / (8 * degrees + 3) * np.sqrt(-degrees * np.log1p(-np.minimum(r**2, 1.0)))
+    return np.sign(r) * np.minimum(z, stats.norm.isf(0.5 ** np.minimum(n, 1000.0)))
 
 
 def _quantiles(means: Float[np.ndarray, "repeat column"], at: list[float]) -> Float[np.ndarray, "end column"]:

@@ -1,8 +1,10 @@
 """Masks of other images: what a head is compared with that knows where things usually lie, but not this image.
 
-The pool holds the masks of all targets of the ranked samples, so that heads which only know the usual places score as
-well on them as on their own masks (a pool drawn from fewer images would have a sampling error of its own, which no test
-over the ranked images sees).
+The pool holds every mask that can be named in the ranked samples. Each serves as a null as often as it is somebody's
+own mask, and only for masks of similar area. So the scores of a map that does not depend on the image have the same sum
+over own masks as over null masks, in any metric, whatever areas and places the masks have: the differences that are
+tested have mean zero. (Nearest areas alone do not do this: around a large mask there are only smaller ones, and noise
+scores higher on the larger in most metrics. Nor does a pool from fewer images, which has a sampling error of its own.)
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from interp.answer.maps import coverage
@@ -22,7 +24,8 @@ from interp.types import PatchGrid, Sample
 SIDE = 96
 
 
-NEAREST = 4
+NEAR = 2
+"""How far a null may lie from the own mask in the order by area, in multiples of the number of nulls."""
 
 
 def draw(seed: int, *names: object) -> np.random.Generator:
@@ -49,55 +52,111 @@ def halves(seed: int, images: Iterable[str]) -> dict[str, int]:
 class MaskPool:
     """Masks of many images at one small resolution (96 x 96 cells over the whole image), one bit a cell.
 
-    ``usual`` is the sum of all masks; ``area`` each mask's share of its image. Masks are in the order of their images'
-    ids, so the order of the data set does not matter.
+    Targets of a sample that have one name are one mask, their union: that is what a phrase with the name means
+    (`interp.answer.targets.match_targets`). ``usual`` is the sum of all masks; ``area`` each mask's share of its image.
+    Masks are in the order of their images' ids, so the order of the data set does not matter.
     """
 
-    sample_ids: np.ndarray
+    image_ids: np.ndarray
     bits: UInt8[np.ndarray, "mask byte"]
     area: Float[np.ndarray, " mask"]
     usual: Float[np.ndarray, "height width"]
+    _nulls: dict[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> MaskPool:
-        """The pool of the samples' targets; empty masks are left out."""
+        """The pool of the samples' targets; empty masks are left out. Samples may share an image (``image_id``)."""
         rows = []
         for sample in samples:
-            for i, target in enumerate(sample.targets):
-                if target.mask.any():
-                    rows.append((sample.image_id, i, float(target.mask.mean()), np.packbits(_small(target.mask))))
-        rows.sort(key=lambda row: row[:2])
-        bits = np.array([row[3] for row in rows], dtype=np.uint8).reshape(len(rows), SIDE * SIDE // 8)
+            named: dict[str, np.ndarray] = {}
+            for target in sample.targets:
+                name = target.phrase.casefold()
+                named[name] = named[name] | target.mask if name in named else target.mask
+            for i, mask in enumerate(named.values()):
+                if mask.any():
+                    rows.append((sample.image_id, sample.id, i, float(mask.mean()), np.packbits(_small(mask))))
+        rows.sort(key=lambda row: row[:3])
+        bits = np.array([row[4] for row in rows], dtype=np.uint8).reshape(len(rows), SIDE * SIDE // 8)
         usual = np.zeros((SIDE, SIDE))
         for mask in bits:
             usual += _unpack(mask)
-        return cls(np.array([row[0] for row in rows], dtype=object), bits, np.array([row[2] for row in rows]), usual)
+        images = np.array([row[0] for row in rows], dtype=object)
+        return cls(images, bits, np.array([row[3] for row in rows]), usual)
 
     def digest(self) -> str:
         """Changes with any mask or image id of the pool."""
-        return _digest(list(self.sample_ids), self.bits.tobytes()).hex()
+        return _digest("balanced", list(self.image_ids), self.bits.tobytes()).hex()
 
-    def usual_places(self, sample_id: str, size: tuple[int, int], grid: PatchGrid) -> Float[Tensor, "row col"]:
+    def usual_places(self, image_id: str, size: tuple[int, int], grid: PatchGrid) -> Float[Tensor, "row col"]:
         """Mean of the masks of all other images on this image's grid, 0..1; all 0 if there are none."""
-        own = self.sample_ids == sample_id
+        own = self.image_ids == image_id
         total = self.usual - sum((_unpack(m) for m in self.bits[own]), np.zeros((SIDE, SIDE)))
         return coverage((total / max((~own).sum(), 1))[None], _shrunk(grid, size))[0]
 
     def of_others(
-        self, sample_id: str, phrase: int, area: float, size: tuple[int, int], grid: PatchGrid, count: int, seed: int
+        self, image_id: str, phrase: int, area: float, size: tuple[int, int], grid: PatchGrid, count: int, seed: int
     ) -> Float[Tensor, "null row col"]:
-        """``count`` masks of other images on this image's grid, drawn from the ``4 x count`` of most similar area.
+        """``count`` masks of other images on this image's grid, of similar area (share of the image).
 
-        Area is the share of the image, compared by ratio; matching it keeps metrics that favour large masks honest.
-        Areas still differ where the pool has few of that size. The draw depends on the seed, the image's id and the
-        phrase's number. Fewer masks than ``count`` are returned if other images have no more.
+        The own mask is known by its image and area; its nulls are those of `partners`, and depend on the seed and the
+        pool. A mask that is not in the pool (several targets of different names) gets random ones from as many larger
+        as smaller ones, which depend on the phrase's number too; where it is larger than all others its nulls are
+        smaller. Fewer masks than ``count`` are returned if other images have no more.
         """
-        others = np.flatnonzero(self.sample_ids != sample_id)
-        distance = np.abs(np.log(self.area[others]) - np.log(area))
-        near = others[np.argsort(distance, kind="stable")[: NEAREST * count]]
-        chosen = draw(seed, "nulls", sample_id, phrase).permutation(near)[:count]
+        same = np.flatnonzero((self.image_ids == image_id) & np.isclose(self.area, area, rtol=1e-9, atol=0))
+        if len(same) == 1:
+            chosen = self._partners(count, seed)[same[0]]
+        elif len(same):  # several samples of the image name it
+            chosen = draw(seed, "nulls", image_id, phrase).permutation(self._partners(count, seed)[same].ravel())
+        else:
+            chosen = self._around(image_id, phrase, area, count, seed)
+        chosen = chosen[chosen >= 0][:count]
         masks = np.array([_unpack(m) for m in self.bits[chosen]], dtype=bool).reshape(-1, SIDE, SIDE)
         return coverage(masks, _shrunk(grid, size))
+
+    def _partners(self, count: int, seed: int) -> Int[np.ndarray, "mask null"]:
+        if (count, seed) not in self._nulls:
+            images = np.unique(self.image_ids.astype(str), return_inverse=True)[1]
+            self._nulls[count, seed] = partners(self.area, images, count, draw(seed, "nulls"))
+        return self._nulls[count, seed]
+
+    def _around(self, image_id: str, phrase: int, area: float, count: int, seed: int) -> Int[np.ndarray, " null"]:
+        others = np.flatnonzero(self.image_ids != image_id)
+        others = others[np.argsort(self.area[others], kind="stable")]
+        smaller = int(np.searchsorted(self.area[others], area))
+        reach = max(min(NEAR * count, smaller, len(others) - smaller), -(-count // 2))
+        near = others[max(smaller - reach, 0) : smaller + reach]
+        return draw(seed, "nulls", image_id, phrase).permutation(near)[:count]
+
+
+def partners(
+    area: Float[np.ndarray, " mask"], image: Int[np.ndarray, " mask"], count: int, rng: np.random.Generator
+) -> Int[np.ndarray, "mask null"]:
+    """``count`` masks of other images for each mask; every column is a permutation of the masks. -1: there is none.
+
+    A permutation is two orders by area laid side by side: each is the order of the areas' ranks, moved up at random
+    by up to ``NEAR`` x ``count`` places. So partners are at most that far apart in the order, as often above as below,
+    and at the ends as well. Partners from one image are exchanged with the nearest that mend it.
+    """
+    n, reach = len(area), NEAR * count
+    rank = np.empty(n)
+    rank[np.lexsort((rng.random(n), area))] = np.arange(n)
+    found = np.full((n, count), -1)
+    for number in range(count):
+        own, null = (np.argsort(rank + reach * rng.random(n)) for _ in range(2))
+        for place in rng.permutation(np.flatnonzero(image[own] == image[null])):
+            if image[own[place]] != image[null[place]]:
+                continue
+            for wide in (4 * reach, n):
+                low, high = max(place - wide, 0), place + wide + 1
+                fits = (image[own[low:high]] != image[null[place]]) & (image[null[low:high]] != image[own[place]])
+                if fits.any():
+                    near = np.abs(np.arange(low, low + len(fits)) - place) + rng.random(len(fits))
+                    other = low + int(np.where(fits, near, np.inf).argmin())
+                    null[[place, other]] = null[[other, place]]
+                    break
+        found[own, number] = np.where(image[own] != image[null], null, -1)
+    return found
 
 
 def _small(mask: np.ndarray) -> np.ndarray:

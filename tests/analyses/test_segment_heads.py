@@ -56,7 +56,7 @@ def test_the_head_that_looks_at_the_target_is_chosen_and_its_masks_beat_all_othe
     assert len(by_name) == 12 and by_name["top 1", "answer"].heads == [PLANTED]
     weighted = by_name["weighted heads", "answer"]
     assert len(weighted.weights) == 12 and int(np.argmax(weighted.weights)) == PLANTED.layer * 4 + PLANTED.head
-    rows, skipped = scores.measure(planted, [scenes.sample("test", i, size=48) for i in range(4)], 2, Memory())
+    rows, skipped = scores.measure(planted, [scenes.sample("test", i, size=48) for i in range(5)], 2, Memory())
     assert not skipped
     table = tables.summarise(rows.assign(model="fake"), seed=0)
     at = table[table["measure"] == "point"].set_index(["heads", "normalise"])["value"]

@@ -171,7 +171,7 @@ def test_numbers_are_those_of_rank_and_of_a_plain_bootstrap(found):
     values = found.phrases.query("metric == 'pointing_game' and heads == 'top1' and normalise == 'answer'")
     values = values[values["query"] == "predicting"].pivot(index=["sample_id", "word"], columns="model", values="value")
     gap = (values["difflmm"] - values["llava"]).to_numpy()[:, None]
-    interval = intervals.bootstrap(gap, list(values.index.get_level_values(0)), seed=0)
+    interval = intervals.bootstrap(gap, list(values.index.get_level_values(0)), seed=0, rates=False)
     one = row(found, "model", "top1")
     assert (one["low"], one["high"]) == (pytest.approx(interval.low[0]), pytest.approx(interval.high[0]))
 
@@ -225,7 +225,8 @@ def test_noun_recall_counts_what_the_models_say_themselves(found):
     assert models.loc["llava", "recall"] == 0.5 and models.loc["difflmm", "recall"] == 1.0
     gap = found.differences.query("contrast == 'recall'").iloc[0]
     assert gap["difference"] == 0.5 and gap["favours"] == "b" and gap["n"] == 100
-    assert models.loc["llava", "recall_low"] == models.loc["llava", "recall_high"] == 0.5  # every image: one of two
+    # Every image: one of two. A rate is never surer than that of as many phrases by themselves.
+    assert models.loc["llava", "recall_low"] < 0.5 < models.loc["llava", "recall_high"]
 
 
 def test_noun_recall_leaves_out_what_cannot_be_seen():

@@ -82,17 +82,32 @@ def test_grounding_after_or_before_the_loss_has_a_lag_of_that_sign(loss_step, si
     found = emergence(series)
     row = found.lags.iloc[0]
     assert row.heads == 1 and np.sign([row.low, row.lag, row.high]).tolist() == [sign] * 3
+    assert row.comes == ("after" if sign > 0 else "before")
     assert 20 < row.grounding_half < 100 and row.loss_half == pytest.approx(2.5 if loss_step == 5 else 250, rel=0.1)
     assert found.steps.loss.iloc[0] == pytest.approx(3.0, abs=0.1) and found.steps.recall.isna().all()
     rising = [Measurement(m.step, m.stage, m.scores, {k: -v for k, v in m.losses.items()}) for m in series]
     assert np.isnan(lags(rising, onsets(found.heads, {"m": True}), 0).lag).all()
 
 
+def test_a_lag_whose_interval_holds_0_has_no_direction_and_one_of_few_images_no_interval():
+    series, rng = [], np.random.default_rng(4)
+    fall = rng.choice([15, 60, 60, 300], IMAGES)  # images differ; on average the loss falls where the head rises
+    for m in planted_series(0, 100):
+        losses = {f"image {i}": 3.0 - 2.0 * (m.step >= fall[i]) + 0.5 * rng.standard_normal() for i in range(IMAGES)}
+        series.append(Measurement(m.step, m.stage, m.scores, losses))
+    found = emergence(series)
+    row = found.lags.iloc[0]
+    assert row.low < 0 < row.high and row.comes == ""
+    few = [Measurement(m.step, m.stage, m.scores, dict(list(m.losses.items())[:4])) for m in series]
+    row = lags(few, found.onsets, 0).iloc[0]
+    assert np.isnan([row.low, row.high]).all() and row.comes == ""
+
+
 def test_noun_recall_is_the_share_of_all_targets_that_answers_name():
     (m,) = planted_series(0, 0)[:1]
-    named = {"image 0": (1, 2), "image 1": (3, 3), "image 2": (0, 1)}
+    named = {"image 0": (1, 2), "image 1": (3, 3), "image 2": (0, 1), "image 3": (1, 1), "image 4": (1, 2)}
     row = emergence([Measurement(m.step, m.stage, m.scores, {}, named)]).steps.iloc[0]
-    assert row.recall == pytest.approx(4 / 6) and row.recall_low < 4 / 6 < row.recall_high and np.isnan(row.loss)
+    assert row.recall == pytest.approx(6 / 9) and row.recall_low < 6 / 9 < row.recall_high and np.isnan(row.loss)
 
 
 def test_agreement_of_a_step_with_a_later_one_is_that_of_scipy():

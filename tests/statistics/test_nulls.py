@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from interp.answer.maps import coverage
-from interp.statistics.nulls import MaskPool, stack
+from interp.statistics.nulls import MaskPool, halves, partners, stack
 from interp.types import PatchGrid, Sample, Target
 
 
 def sample(name, *masks):
     image = np.zeros((*masks[0].shape, 3), dtype=np.uint8)
-    return Sample(name, image, "prompt", None, tuple(Target("thing", m) for m in masks))
+    return Sample(name, image, "prompt", None, tuple(Target(f"thing {i}", m) for i, m in enumerate(masks)))
 
 
 def box(height, width, y0, y1, x0, x1):
@@ -52,7 +52,7 @@ def test_null_masks_have_a_similar_area(samples):
     pool, cells = MaskPool.of(samples), grid(16, 16, (0, 0, 192, 96))
     for area in (0.02, 0.1, 0.3):
         found = pool.of_others("image 00", 0, area, (96, 192), cells, 4, seed=0).mean((1, 2)).numpy()
-        every = pool.area[pool.sample_ids != "image 00"]
+        every = pool.area[pool.image_ids != "image 00"]
         nearest = np.sort(np.abs(np.log(every / area)))[15]
         assert np.abs(np.log(found / area)).max() < nearest + 0.15
 
@@ -89,3 +89,50 @@ def test_no_targets_give_an_empty_pool():
     cells = grid(2, 2, (0, 0, 8, 8))
     assert pool.of_others("a", 0, 0.5, (8, 8), cells, 3, seed=0).shape == (0, 2, 2)
     assert pool.usual_places("a", (8, 8), cells).sum() == 0
+
+
+def test_every_mask_is_a_null_as_often_as_an_own_mask():
+    """So any score of a map that knows nothing has the same sum over own and over null masks, large masks and all."""
+    rng = np.random.default_rng(0)
+    image = np.repeat(np.arange(60), rng.integers(1, 6, 60))
+    area = 0.03 * np.exp(1.3 * rng.normal(size=len(image)))
+    found = partners(area, image, 8, rng)
+    assert (np.sort(found, axis=0) == np.arange(len(image))[:, None]).all()
+    assert (image[found] != image[:, None]).all()
+    rank = area.argsort().argsort()
+    assert np.median(abs(rank[found] - rank[:, None])) < 8 and abs(rank[found] - rank[:, None]).max() < 40
+    score = area**2 + rng.random(len(area))  # whatever the metric makes of a mask
+    assert score[found].mean(1).sum() == pytest.approx(score.sum())
+
+
+def test_masks_of_one_image_alone_have_no_null():
+    assert (partners(np.ones(3), np.zeros(3, dtype=int), 4, np.random.default_rng(0)) == -1).all()
+    two = partners(np.ones(2), np.arange(2), 4, np.random.default_rng(0))
+    assert (two == [[1], [0]]).all()
+
+
+def test_the_largest_mask_serves_others_as_a_null(samples):
+    """Every mask of the pool is drawn for some other one, the largest too."""
+    pool, cells = MaskPool.of(samples), grid(8, 8, (0, 0, 192, 96))
+    nulls = [
+        pool.of_others(s.id, 0, float(s.targets[0].mask.mean()), (96, 192), cells, 8, seed=0).mean((1, 2))
+        for s in samples
+    ]
+    assert np.concatenate(nulls).max() == pytest.approx(pool.area.max(), abs=0.01)
+    assert np.stack(nulls).mean() == pytest.approx(pool.area.mean(), abs=0.002)
+
+
+def test_two_targets_of_one_name_are_one_mask_and_samples_of_one_image_are_one_image():
+    top, bottom, left = (box(96, 96, *x) for x in ((0, 0.25, 0, 1), (0.75, 1, 0, 1), (0, 1, 0, 0.25)))
+    two = Sample("a", np.zeros((96, 96, 3), np.uint8), "", None, (Target("dog", top), Target("Dog", bottom)))
+    pool = MaskPool.of([two, sample("b", left)])
+    assert pool.area.tolist() == [0.5, 0.25]
+    cells = grid(4, 4, (0, 0, 96, 96))
+    assert (pool.of_others("b", 0, 0.25, (96, 96), cells, 2, seed=0) == coverage((top | bottom)[None], cells)).all()
+
+
+def test_halves_are_of_equal_size_whatever_the_order():
+    ids = [f"image {i}" for i in range(41)]
+    found = halves(3, ids)
+    assert sorted([sum(found.values()), 41 - sum(found.values())]) == [20, 21]
+    assert found == halves(3, [*reversed(ids), *ids]) != halves(4, ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from interp.report.columns.kinds import ANY, COUNT, METRICS, SHARE, TAU, Column, Table
-from interp.report.columns.shared import DIFFERENCE, HALVES, HEAD, MEAN, RANK, SAMPLE, STATISTICS, WORDS
+from interp.report.columns.shared import DIFFERENCE, HALVES, HEAD, IMAGE, MEAN, RANK, STATISTICS, WORDS
 
 MEASURE = {"measure": Column("what is measured: logprob, rank, grounding or named")}
 MEASURES = {
@@ -25,6 +25,11 @@ HARM = MEAN | {
     "low": Column("lower end of its 95 % bootstrap interval, images drawn anew", METRICS, ANY),
     "high": Column("upper end of that interval", METRICS, ANY),
 }
+RANDOM = {
+    "random": Column("random sets of as many heads in each of its layers, or all there are", "sets", COUNT),
+    "rank_among_random": Column("place of the set's mean harm among theirs, 1 for the strongest", "", "1..∞"),
+    "p_random": Column("(1 + random sets of at least that harm) / (1 + random sets)", "", SHARE),
+}
 EFFECTS = {
     "heads": Table(
         "a metric or measure and head: the grounding metric first, then what taking the head away does",
@@ -40,9 +45,13 @@ EFFECTS = {
         MEASURE
         | {
             "rho": Column("Spearman's rho over heads between mean grounding and mean harm", "", TAU),
-            "low": Column("lower end of its 95 % interval, images drawn anew", "", TAU),
+            "low": Column("lower end of its 95 % interval, for other heads and other images", "", TAU),
             "high": Column("upper end of that interval", "", TAU),
             "heads": Column("heads for which both are defined", "heads", COUNT),
+            "rho_within": Column("the same correlation of ranks within each layer, pooled", "", TAU),
+            "low_within": Column("lower end of its 95 % interval, for other heads and other images", "", TAU),
+            "high_within": Column("upper end of that interval", "", TAU),
+            "reliability": Column("highest rho that noise leaves; rho / reliability corrects for it", "", SHARE),
         },
         names=MEASURES,
     ),
@@ -53,8 +62,9 @@ EFFECTS = {
         | HARM
         | {"null": Column("mean harm of random sets of as many heads in each of its layers", METRICS, ANY)}
         | HALVES
+        | RANDOM
         | {f"gap_{k}": DIFFERENCE[k] for k in ("difference", "low", "high", "p", "p_corrected")}
-        | {"gap_difference": Column("harm of the set less that of the random sets, phrase by phrase", METRICS, ANY)},
+        | {"gap_difference": Column("harm of the set less the mean of these sets, phrase by phrase", METRICS, ANY)},
         names=MEASURES,
     ),
     "edges": Table(
@@ -74,7 +84,7 @@ EFFECTS = {
     ),
     "phrases": Table(
         "a phrase: what the plain model does",
-        SAMPLE
+        IMAGE
         | WORDS
         | {
             "logprob": Column("log-probability of the root word's tokens", "nats", "-∞..0"),

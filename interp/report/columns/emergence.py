@@ -98,6 +98,7 @@ EMERGED = {
             "lag": Column("the first less the second: negative where grounding comes first", "steps", ANY),
             "low": Column("lower end of its 95 % interval, images drawn anew for both", "steps", ANY),
             "high": Column("upper end of that interval", "steps", ANY),
+            "comes": Column("after or before the loss; empty where the interval holds 0"),
         },
     ),
 }
