@@ -11,7 +11,19 @@ from interp.commands import _session as session
 from interp.commands._options import natural, positive
 
 HELP = "what heads do: words without them, and without their edges"
-CHOSEN = ("metric", "weighting", "intervention", "where", "generate", "answers", "draws", "seed", "batch", "copies")
+CHOSEN = (
+    "metric",
+    "weighting",
+    "intervention",
+    "where",
+    "generate",
+    "answers",
+    "draws",
+    "seed",
+    "batch",
+    "copies",
+    "by",
+)
 """Options that `interp.cause` takes under the same names."""
 
 
@@ -32,6 +44,7 @@ def options(sub: argparse.ArgumentParser) -> None:
         "--generate", action="store_true", help="also count what is named when the model answers by itself"
     )
     _options.some(sub)
+    _options.by(sub)
     _options.source(sub)
     sub.add_argument("--draws", type=positive, default=200, metavar="N", help="random sets beside each (default: 200)")
     sub.add_argument("--copies", type=positive, default=64, metavar="N", help="interventions at a time (default: 64)")

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.answer.capturing import capture as _capture
-from interp.answer.maps import argmax_points, phrase_maps, reduce_heads, to_pixels
+from interp.answer.maps import phrase_maps, reduce_heads
+from interp.answer.pixels import argmax_points, to_pixels
 from interp.contracts import Segmenter
 from interp.images import read_image
 from interp.models._lmm import LMM
