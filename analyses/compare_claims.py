@@ -7,9 +7,12 @@
 Each training is one place in both lists (same data, order and seed for both models), or a folder of `interp compare
 LLAVA DIFFLMM`. Without --difflmm claim (b) is left out. A killed run goes on. Writes claims.csv, claims.md, claims.png.
 
-(a) attention of a LLaVA trained on captions alone grounds above masks of other images (the shuffled-mask null);
-(b) DiffLMM grounds better than LLaVA; (c) subtracting the answer's mean helps; (d) few heads do better than the mean of
-all; (e) the row that predicts a word grounds better than the word's own row.
+Every claim is asked twice. Of *specificity*: does the map tell the thing that the word names from other named things
+of the image? Of the *score* on the own mask, which a head that looks at any thing raises too.
+
+(a) attention of a LLaVA trained on captions alone grounds: its specificity is above 0, its score above that on masks of
+other images (the shuffled-mask null); (b) DiffLMM grounds better than LLaVA; (c) subtracting the answer's mean helps;
+(d) few heads do better than the mean of all; (e) the row that predicts a word grounds better than the word's own row.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from over_trainings import Estimate, mark, one_training, over_trainings, verdict
 
 ALL = "all"
 CLAIMS = {
-    "a": "LLaVA grounds above masks of other images",
+    "a": "LLaVA grounds",
     "b": "DiffLMM grounds better than LLaVA",
     "c": "subtracting the answer's mean helps",
     "d": "few heads do better than the mean of all",
@@ -38,18 +41,24 @@ CLAIMS = {
 HEADS = ("paper", "top3", "top1")
 """Choices of heads for which each claim is looked at; the first is the one that counts. Claim d is about its own."""
 FEW = ("top3", "top1", "top10")
+QUANTITIES = {"specificity": "specificity", "score": "value"}
+"""What a claim is asked of -> the column that holds it."""
 
 
-def gaps(phrases: pd.DataFrame, metric: str, higher_is_better: bool) -> dict[tuple[str, str, str], pd.Series]:
+def gaps(
+    phrases: pd.DataFrame, metric: str, higher_is_better: bool, quantity: str = "score"
+) -> dict[tuple[str, str, str], pd.Series]:
     """(claim, model, heads) -> one number per phrase, positive where the claim is right.
 
     ``phrases`` is the table of one comparison, with ``model`` llava or difflmm.
     """
-    sign = 1 if higher_is_better else -1
+    sign = 1 if higher_is_better or quantity == "specificity" else -1
     own = phrases[phrases["metric"] == metric]
     columns = ["model", "normalise", "query", "heads"]
-    values = own.set_index([*KEY, *columns])["value"].unstack(columns, sort=False)
+    values = own.set_index([*KEY, *columns])[QUANTITIES[quantity]].unstack(columns, sort=False)
     nulls = own.set_index([*KEY, *columns])["null"].unstack(columns, sort=False)
+    if quantity == "specificity":
+        nulls = 0 * values
     found: dict[tuple[str, str, str], pd.Series] = {}
 
     def add(claim: str, model: str, heads: str, better: tuple, worse: tuple, of: pd.DataFrame = values) -> None:
@@ -80,13 +89,18 @@ def claims(trainings: Mapping[str, pd.DataFrame], metric: str, higher_is_better:
     for name, table in trainings.items():
         if metric not in set(table["metric"]):
             raise SystemExit(f"{name} has {', '.join(sorted(set(table['metric'])))}; expected {metric} among them")
-    found = {name: gaps(table, metric, higher_is_better) for name, table in trainings.items()}
+    asked = [q for q, column in QUANTITIES.items() if all(column in table for table in trainings.values())]
+    return pd.concat([_claims(trainings, metric, higher_is_better, q) for q in asked], ignore_index=True)
+
+
+def _claims(trainings: Mapping[str, pd.DataFrame], metric: str, higher_is_better: bool, quantity: str) -> pd.DataFrame:
+    found = {name: gaps(table, metric, higher_is_better, quantity) for name, table in trainings.items()}
     every = dict.fromkeys(key for one in found.values() for key in one)
     rows = []
     for claim, model, heads in sorted(every, key=lambda key: key[0]):
         each = {name: one[claim, model, heads] for name, one in found.items() if (claim, model, heads) in one}
         estimates = {name: one_training(gap) for name, gap in each.items()} | {ALL: over_trainings([*each.values()])}
-        about = {"claim": claim, "model": model, "heads": heads, "metric": metric}
+        about = {"quantity": quantity, "claim": claim, "model": model, "heads": heads, "metric": metric}
         for name, estimate in estimates.items():
             sizes = [each[name]] if name != ALL else [*each.values()]
             phrases = pd.concat(sizes, axis=1, join="inner").dropna().index
@@ -107,9 +121,9 @@ def claims(trainings: Mapping[str, pd.DataFrame], metric: str, higher_is_better:
 def markdown(table: pd.DataFrame) -> str:
     """The table as Markdown, one line per claim, model and choice of heads, the trainings side by side."""
     names = [name for name in dict.fromkeys(table["training"]) if name != ALL]
-    head = ["claim", "model", "heads", *names, "over trainings", "95 % interval", "verdict"]
+    head = ["of", "claim", "model", "heads", *names, "over trainings", "95 % interval", "verdict"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for (claim, model, heads), rows in table.groupby(["claim", "model", "heads"], sort=False):
+    for (quantity, claim, model, heads), rows in table.groupby(["quantity", "claim", "model", "heads"], sort=False):
         by_name = rows.set_index("training")
         one = [
             f"{r['mean']:+.3f} ({r['low']:+.3f} to {r['high']:+.3f})"
@@ -117,7 +131,7 @@ def markdown(table: pd.DataFrame) -> str:
         ]
         total = by_name.loc[ALL]
         interval = f"{total['low']:+.3f} to {total['high']:+.3f}" if np.isfinite(total["low"]) else "–"
-        cells = [f"({claim}) {CLAIMS[str(claim)]}", model or "difflmm − llava", heads, *one]
+        cells = [str(quantity), f"({claim}) {CLAIMS[str(claim)]}", model or "difflmm − llava", heads, *one]
         lines.append("| " + " | ".join([*cells, f"{total['mean']:+.3f}", interval, f"**{total['verdict']}**"]) + " |")
     metric = table["metric"].iloc[0].replace("_", " ")
     note = (
@@ -139,14 +153,15 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
     colours = {"llava": MODELS[0], "difflmm": MODELS[1], "": "#222222"}
     with style():
-        groups = list(table.groupby("claim", sort=False))
-        heights = [some.groupby(["model", "heads"]).ngroups for _, some in groups]
+        claims_, asked = list(dict.fromkeys(table["claim"])), list(dict.fromkeys(table["quantity"]))
+        heights = [table[table["claim"] == c].groupby(["model", "heads"]).ngroups for c in claims_]
         figure, panels = plt.subplots(
-            len(groups), 1, figsize=(7.6, 0.36 * sum(heights) + 0.55 * len(groups) + 0.6), sharex=True, squeeze=False,
-            height_ratios=[h + 0.5 for h in heights], layout="constrained",
+            len(claims_), len(asked), figsize=(4.2 + 3.4 * len(asked), 0.36 * sum(heights) + 0.55 * len(claims_) + 0.6),
+            sharex="col", sharey="row", squeeze=False, height_ratios=[h + 0.5 for h in heights], layout="constrained",
         )  # fmt: skip
-        for axes, (claim, some) in zip(panels[:, 0], groups, strict=True):
-            labels = []
+        cells = [(i, j, c, q) for i, c in enumerate(claims_) for j, q in enumerate(asked)]
+        for i, j, claim, quantity in cells:
+            axes, some, labels = panels[i, j], table[(table["claim"] == claim) & (table["quantity"] == quantity)], []
             for y, ((model, heads), rows) in enumerate(some.groupby(["model", "heads"], sort=False)):
                 labels.append(f"{model or 'difflmm − llava'}, {CHOICES[str(heads)]}")
                 single, total = rows[rows["training"] != ALL], rows[rows["training"] == ALL].iloc[0]
@@ -154,8 +169,10 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             axes.axvline(0, color="#7f7f7f", linewidth=1)
             axes.set_yticks(range(len(labels)), labels)
             axes.set_ylim(len(labels) - 0.4, -0.6)
-            axes.set_title(f"({claim}) {CLAIMS[str(claim)]}")
-        panels[-1, 0].set_xlabel(f"difference in {table['metric'].iloc[0].replace('_', ' ')}, > 0: the claim is right")
+            axes.set_title(f"({claim}) {CLAIMS[str(claim)]}" if j == 0 else quantity, fontsize=9)
+        metric = table["metric"].iloc[0].replace("_", " ")
+        for axes, quantity in zip(panels[-1], asked, strict=True):
+            axes.set_xlabel(f"{quantity} ({metric}), > 0: the claim is right")
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
