@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -53,6 +54,10 @@ def lines_of(answer: str) -> list[Line]:
     return [line for line in found if line.text]
 
 
+def _closes(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character)[0] == "P"
+
+
 def _lines(answer: str) -> Iterator[tuple[int, int]]:
     start = 0
     for end in _ENDS.finditer(answer):
@@ -87,6 +92,10 @@ def _clean(answer: str, start: int, end: int) -> Line:
     text: list[str] = []
     places: list[int] = []
     for i, (character, what) in enumerate(zip(line, kind, strict=True)):
+        parted = places and places[-1] + 1 < start + i and not _closes(text[-1]) and not _closes(character)
+        if what == "x" and parted:  # what goes without a trace between two words is a blank
+            text.append(" ")
+            places.append(start + i - 1)
         if what == "x" or (what == " " and text and text[-1] != " "):
             text.append(character if what == "x" else " ")
             places.append(start + i)

@@ -57,35 +57,61 @@ def _clusters(text: str) -> Iterator[tuple[int, int, str]]:
     """(start, end, what it is) of each character with the marks that belong to it."""
     start = 0
     for i in range(1, len(text) + 1):
-        if i == len(text) or not unicodedata.combining(text[i]):
+        if i == len(text) or not _belongs(text[start:i], text[i]):
             yield start, i, unicodedata.normalize("NFKC", text[start:i]).casefold() or text[start:i]
             start = i
 
 
+def _belongs(character: str, mark: str) -> bool:
+    """Whether the two are written as one: an accent, or a letter that composes with what is before it (Hangul)."""
+    if unicodedata.combining(mark):
+        return True
+    return ord(mark) >= 0x300 and len(unicodedata.normalize("NFC", character[-3:] + mark)) < len(
+        unicodedata.normalize("NFC", character[-3:]) + mark
+    )
+
+
 def _places(decoded: str, given: str) -> tuple[list[int], list[int], dict[int, tuple[int, int]]]:
     """For each place in ``decoded``: where a token that begins, or ends, there does so in ``given``; and what of
-    ``given`` is lost at a place."""
-    ours, theirs = list(_clusters(decoded)), list(_clusters(given))
-    matcher = SequenceMatcher(None, [key for *_, key in ours], [key for *_, key in theirs], autojunk=False)
-    starts, ends = [len(given)] * (len(decoded) + 1), [0] * (len(decoded) + 1)
+    ``given`` is lost at a place. Blanks are no guide: they lie where the characters beside them do."""
+    ours, theirs = ([c for c in _clusters(text) if not c[2].isspace()] for text in (decoded, given))
+    starts, ends = [0] * (len(decoded) + 1), [0] * (len(decoded) + 1)
     lost = {}
+    place = left = 0  # up to which place of the one, and of the other, all is settled
 
-    def stretch(a: tuple[int, int], b: tuple[int, int]) -> None:
-        for place in range(*a):
-            starts[place], ends[place + 1] = b
+    def stretch(until: int, span: tuple[int, int]) -> None:
+        nonlocal place, left
+        for i in range(place, until):
+            starts[i], ends[i + 1] = span
+        place, left = until, span[1]
 
-    for kind, i1, i2, j1, j2 in matcher.get_opcodes():
-        if kind == "equal":
+    for kind, i1, i2, j1, j2 in _opcodes([key for *_, key in ours], [key for *_, key in theirs]):
+        if kind == "insert":
+            gap = theirs[j1][0], theirs[j2 - 1][1]
+            begin = _begin(ours, i1, decoded)
+            lost |= dict.fromkeys(range(place, begin + 1), gap)
+            if gap[0] > left:  # the blanks stand before what is lost, else behind it
+                stretch(begin, (left, gap[0]))
+            left = gap[1]
+        elif kind == "equal":
             for mine, other in zip(ours[i1:i2], theirs[j1:j2], strict=True):
-                stretch(mine[:2], other[:2])
-            continue
-        begin = _begin(theirs, j1, given)
-        gap = (begin, theirs[j2 - 1][1] if j1 < j2 else begin)
-        if i1 < i2:
-            stretch((ours[i1][0], ours[i2 - 1][1]), gap)
+                stretch(mine[0], (left, other[0]))
+                stretch(mine[1], other[:2])
         else:
-            lost[_begin(ours, i1, decoded)] = gap
+            gap = (theirs[j1][0], theirs[j2 - 1][1]) if j1 < j2 else (left, left)
+            stretch(ours[i1][0], (left, gap[0]))
+            stretch(ours[i2 - 1][1], gap)
+    stretch(len(decoded), (left, len(given)))
+    starts[len(decoded)] = len(given)
     return starts, ends, lost
+
+
+def _opcodes(ours: list[str], theirs: list[str]) -> list[tuple[str, int, int, int, int]]:
+    """How the one becomes the other; what both begin with is taken as it stands, however often it comes again."""
+    same = next((i for i, (x, y) in enumerate(zip(ours, theirs, strict=False)) if x != y), min(len(ours), len(theirs)))
+    matcher = SequenceMatcher(None, ours[same:], theirs[same:], autojunk=False)
+    rest = [(kind, i1 + same, i2 + same, j1 + same, j2 + same) for kind, i1, i2, j1, j2 in matcher.get_opcodes()]
+    return [("equal", 0, same, 0, same), *rest]
 
 
 def _begin(clusters: list[tuple[int, int, str]], i: int, text: str) -> int:
