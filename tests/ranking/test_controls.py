@@ -218,5 +218,7 @@ def test_the_other_image_has_other_things_and_the_size_of_its_own():
     assert (shown[3].image == own.image[0, 0]).all() and shown[3].image.shape == (60, 44, 3)
     wet = replace(large, id="wet", targets=(Target("two wet dogs", large.targets[0].mask),))
     assert isinstance(other_images([large, wet])[0], Skip)  # a dog by any name
+    elsewhere = replace(twin, targets=(Target("lamp", own.targets[0].mask),))
+    assert isinstance(other_images([own, elsewhere])[0], Skip)  # its own image, of which other things are named
     alike = other_images([own, twin, replace(large, targets=own.targets)])
     assert all(isinstance(s, Skip) and "no other image of its batch has other things" in s.reason for s in alike)

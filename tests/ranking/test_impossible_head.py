@@ -42,7 +42,7 @@ def captioned(mini):
 @pytest.fixture(scope="module")
 def ranking(mini, captioned):
     metrics = ["pointing_game", "mass_in_mask", "average_precision"]
-    return interp.rank(mini, captioned, metrics=metrics, progress=False)
+    return interp.rank(mini, captioned, metrics=metrics, nulls=4, progress=False)
 
 
 def test_no_head_of_the_first_layer_is_said_to_know_a_word_that_it_cannot_have_read(ranking):
@@ -85,16 +85,16 @@ def test_the_first_of_the_named_things_cannot_be_known_by_any_head_before_it_is_
 
 def test_with_another_image_the_words_find_nothing(mini):
     """`--control image`: the best head's specificity goes, and so does what heads have above the null masks."""
-    samples = [scenes.sample("test", i) for i in range(SCENES)]
-    options = {"metrics": ["mass_in_mask"], "batch": 12, "progress": False}
+    samples = [scenes.sample("test", i) for i in range(40)]
+    options = {"metrics": ["mass_in_mask"], "batch": 10, "nulls": 4, "progress": False}
     plain, control = (interp.rank(mini, samples, control=c, **options) for c in ("none", "image"))
     best = plain.top(1)[0]
     one, other = (r.heads.set_index(["layer", "head"]) for r in (plain, control))
     assert one.loc[best, "p_specific"] < 0.05 and one.loc[best, "specificity_low"] > 0
     assert other.loc[best, "specificity_low"] <= 0 <= other.loc[best, "specificity_high"]
-    assert abs(other.loc[best, "specificity"]) < one.loc[best, "specificity"] / 4
+    assert abs(other.loc[best, "specificity"]) < one.loc[best, "specificity"] / 3
     assert (other.p_specific > 0.05).all()
-    assert (one.p_corrected < 0.05).sum() > 20 and (other.p_corrected < 0.05).sum() <= 1
+    assert (one.p_corrected < 0.05).sum() > 15 and (other.p_corrected < 0.05).sum() <= 1
     above = [(r["mean"] - r["null"]).abs().mean() for r in (one, other)]
-    assert above[1] < above[0] / 4
+    assert above[1] < above[0] / 3
     assert len(control.skipped) <= 3 and control.manifest["control"] == "image"
