@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from interp.attention.chosen import Chosen, Heads, located, written
 from interp.attention.guards import warn_if_recomputed
-from interp.attention.kernel import Call, Hidden, Watcher, attention_modules, watching
 from interp.attention.positions import check_batch, positions
+from interp.attention.watching import Call, Hidden, Watcher, attention_modules, watching
 
 Mode = Literal["zero", "mean", "resample"]
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.attention.kernel import Call
+from interp.attention.watching import Call
 from interp.types import Head
 
 Heads = Sequence[Any]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from interp.attention.chosen import Chosen, Heads, contains, located, written
 from interp.attention.guards import warn_if_recomputed
-from interp.attention.kernel import Call, Hidden, Watcher, attention_modules, watching
 from interp.attention.positions import check_batch, positions
+from interp.attention.watching import Call, Hidden, Watcher, attention_modules, watching
 
 
 @contextlib.contextmanager

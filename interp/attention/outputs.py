@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.attention.chosen import located, rows_of
-from interp.attention.kernel import Call, Hidden, Watcher, attention_modules, watching
 from interp.attention.positions import positions
+from interp.attention.watching import Call, Hidden, Watcher, attention_modules, watching
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from typing import Any, Literal, cast
 
 from torch import nn
 
-from interp.attention.kernel import attention_modules, watching
 from interp.attention.recorder import Recorder
 from interp.attention.values import check_weighting
+from interp.attention.watching import attention_modules, watching
 from interp.types import Weighting
 
 # Sequence[int] | Int[Tensor, "row"] | Int[Tensor, "sample row"]; checked by hand, for an error that helps.

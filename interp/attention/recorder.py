@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.attention.kernel import Call, Hidden, Watcher
 from interp.attention.plan import Plan, cut, parts, planned
 from interp.attention.positions import check_batch, joined, positions
 from interp.attention.values import ValueNorms
+from interp.attention.watching import Call, Hidden, Watcher
 from interp.types import Weighting
 
 

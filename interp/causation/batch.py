@@ -1,6 +1,6 @@
 """One batch of effects: what happens to each word when each unit of heads, or each of its edges, is taken away.
 
-Copies of a sample, each with its own unit, go through the upper layers as one batch (`interp.causation.resume`).
+Copies of a sample, each with its own unit, go through the upper layers as one batch (`interp.causation.upper_layers`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from interp.attention.ablation import ablate
 from interp.attention.edges import knockout
 from interp.attention.record import record
 from interp.causation.own_answers import named
-from interp.causation.resume import Resumable
 from interp.causation.setting import How, Measured, edges_of, of_sample, padded
 from interp.causation.subjects import Group
 from interp.causation.units import Unit
+from interp.causation.upper_layers import Resumable
 from interp.models._lmm import evaluating
 
 

@@ -1,4 +1,4 @@
-"""Where a ranking keeps its finished batches, and under which keys."""
+"""Where long work keeps its finished batches, and under which keys; on disk it is `interp.report.run.Run`."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, StaticCache
 
 import interp
-from interp.attention.kernel import NoAttentionInterface
 from interp.attention.recorder import NotRecorded
+from interp.attention.watching import NoAttentionInterface
 
 SIZE = {
     "vocab_size": 64,
@@ -643,7 +643,6 @@ def test_another_batch_in_one_recorder_is_refused():
 
 @pytest.mark.parametrize("weighting", ["attention", "value"])
 def test_a_copy_made_while_recording_takes_neither_hooks_nor_a_cache_along(tiny_llava, weighting):
-    from interp.attention import kernel
 
     model, _ = tiny_llava
     ids = torch.tensor([[1, 20, 30, 25]])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from interp.answer.replay import replay
-from interp.attention.kernel import attention_modules
+from interp.attention.watching import attention_modules
 from interp.models._lmm import LMM
 
 
