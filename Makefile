@@ -10,14 +10,14 @@ demo: .venv/demo.stamp
 	$(BIN)/interp demo --out runs/demo
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 check: .venv/check.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 	$(BIN)/python -m pytest -m slow tests/test_notebooks.py
 
 # make docs SKIP=1 does not execute the notebooks.
