@@ -7,30 +7,75 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import interp
 from interp import plugins
+from interp.commands import _session
 
+GOES_ON = "\ninterrupted. The same command goes on from what is finished."
 USAGE_ERROR, INTERRUPTED, UNEXPECTED = 2, 130, 1
+HINTS = {
+    "OutOfMemoryError": "the GPU's memory is full; try a smaller --batch, --dtype bfloat16 or --device-map auto",
+    "RecursionError": "a file of the input is nested deeper than can be read; expected a plain one",
+    "SafetensorError": "a file of weights is cut off or damaged ({message}); fetch or save it again",
+}
+"""Errors of others that are the user's to mend, by the names of their classes: nothing is imported for them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 2 bad input (one clear message, no traceback), 130 interrupted, 1 an error of ours."""
-    options = parser().parse_args(arguments)
+    before = _quietly_interrupted()
     try:
+        options = parser().parse_args(arguments)
+        _check(options)
         plugins.get(plugins.COMMANDS, options.command).run(options)
     except KeyboardInterrupt:
-        print("\ninterrupted. The same command goes on from what is finished.", file=sys.stderr)
+        print(GOES_ON, file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
+        _session.withdraw()
         if options.debug:
             raise
         return _explain(error)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
     return 0
+
+
+def _quietly_interrupted() -> Any:
+    """The handler that was there before one that ends the process at once while libraries are being imported: an
+    interrupt in the middle of that comes out as any error. None where handlers cannot be set."""
+
+    def handler(number: int, frame: Any) -> None:
+        heavy = sys.modules.get("interp.models._load")
+        if heavy is not None and not getattr(heavy.__spec__, "_initializing", False):
+            raise KeyboardInterrupt
+        print(GOES_ON, file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)
+
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGINT, handler)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Nothing, if every text is one and the device is there; else a ValueError."""
+    for name, given in vars(options).items():
+        for text in given if isinstance(given, list) else [given]:
+            if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
+                raise ValueError(f"{name} is {text!r}, which is not UTF-8; give it again in UTF-8, or rename the file")
+    if getattr(options, "device", None):
+        from interp.models._load import device_of
+
+        device_of(options.device)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,17 +95,11 @@ def parser() -> argparse.ArgumentParser:
 def _explain(error: Exception) -> int:
     """Prints one message; an error that says what came and what was expected is the user's to mend."""
     message = str(error)
-    if type(error).__name__ == "OutOfMemoryError":
-        print(
-            "interp: the GPU's memory is full; try a smaller --batch, --dtype bfloat16 or --device-map auto",
-            file=sys.stderr,
-        )
-        return USAGE_ERROR
-    expected = isinstance(error, ValueError | LookupError | OSError | ImportError) and not isinstance(
-        error, KeyError | IndexError
-    )
-    if expected and message:
-        print(f"interp: {message}", file=sys.stderr)
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    hint = next((hint for kind, hint in HINTS.items() if kind in kinds), "")
+    expected = kinds & {"ValueError", "LookupError", "OSError", "ImportError", "NotForThisModel"}
+    if hint or (message and expected and not kinds & {"KeyError", "IndexError"}):
+        print(f"interp: {hint.format(message=message) or message}", file=sys.stderr)
         return USAGE_ERROR
     print(
         f"interp: unexpected {type(error).__name__}: {message}\nRun the command with --debug for the whole traceback.",

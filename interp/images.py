@@ -24,10 +24,11 @@ class ImageError(ValueError):
     """
 
 
-def read_image(source: Any, frame: int | None = None) -> UInt8[np.ndarray, "height width 3"]:
+def read_image(source: Any, frame: int | None = None, *, upright: bool = True) -> UInt8[np.ndarray, "height width 3"]:
     """The image as 8-bit RGB, 0..255, in a new array, upright (its EXIF orientation is applied).
 
-    ``source`` is a path (with ``~``), a PIL image, an array (height, width, 3) or a tensor (3, height, width).
+    ``source`` is a path (with ``~``), a PIL image, an array (height, width, 3) or a tensor (3, height, width). Without
+    ``upright`` the pixels come as they are stored, as PIL opens them: the frame in which data sets are annotated.
 
     - Transparent pixels are laid over white; greyscale, palette, CMYK and other modes become RGB; colour profiles are
       ignored.
@@ -47,10 +48,12 @@ def read_image(source: Any, frame: int | None = None) -> UInt8[np.ndarray, "heig
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source).expanduser()
-        with _explained(path), Image.open(path) as opened:
-            pixels = _from_pil(opened, frame, str(path))
+        with _explained(path):
+            _check_regular(path)
+            with Image.open(path) as opened:
+                pixels = _from_pil(opened, frame, str(path), upright)
     elif isinstance(source, Image.Image):
-        pixels = _from_pil(source, frame, f"PIL image of mode {source.mode}")
+        pixels = _from_pil(source, frame, f"PIL image of mode {source.mode}", upright)
     elif isinstance(source, np.ndarray):
         pixels = _from_array(source, f"array {source.shape} of {source.dtype}")
     elif hasattr(source, "detach") and hasattr(source, "cpu"):  # a tensor; torch itself is not needed here
@@ -58,6 +61,12 @@ def read_image(source: Any, frame: int | None = None) -> UInt8[np.ndarray, "heig
     else:
         raise ImageError(f"cannot read an image from {type(source).__name__}; expected {KINDS}")
     return np.array(pixels, dtype=np.uint8, order="C")
+
+
+def _check_regular(path: Path) -> None:
+    """Nothing, unless it is a pipe or a device, at which reading would wait for ever."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ImageError(f"{path} is a pipe, a device or a socket; expected a file: copy what it gives into one")
 
 
 def digest(image: np.ndarray) -> str:
@@ -89,22 +98,24 @@ def _explained(name: object) -> Iterator[None]:
         raise ImageError(f"{name} cannot be read ({why}): cut off, damaged or closed; fetch it again") from error
 
 
-def _from_pil(image: Image.Image, frame: int | None, name: str) -> UInt8[np.ndarray, "height width 3"]:
+def _from_pil(
+    image: Image.Image, frame: int | None, name: str, upright: bool = True
+) -> UInt8[np.ndarray, "height width 3"]:
     if 0 in image.size:
         raise ImageError(f"{name} has no pixels: width x height is {image.width} x {image.height}")
     with _explained(name):
         image = _chosen(image, frame, name)
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):
-            return _from_array(np.asarray(upright).astype(np.uint16), name)
-        if upright.mode == "I":  # 32-bit; in practice a 16-bit file
-            return _from_array(_as_16_bit(np.asarray(upright), name), name)
-        if upright.mode == "F":
-            return _from_array(np.asarray(upright), name)
-        if upright.has_transparency_data:
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-        return np.asarray(upright.convert("RGB"))
+        seen = ImageOps.exif_transpose(image) if upright else image
+        if seen.mode.startswith("I;16"):
+            return _from_array(np.asarray(seen).astype(np.uint16), name)
+        if seen.mode == "I":  # 32-bit; in practice a 16-bit file
+            return _from_array(_as_16_bit(np.asarray(seen), name), name)
+        if seen.mode == "F":
+            return _from_array(np.asarray(seen), name)
+        if seen.has_transparency_data:
+            seen = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen.convert("RGBA"))
+        return np.asarray(seen.convert("RGB"))
 
 
 def _chosen(image: Image.Image, frame: int | None, name: str) -> Image.Image:

@@ -121,8 +121,9 @@ class Capture:
 
     ``attention[i]`` belongs to answer token ``kept[i]`` and holds the softmax over *all* keys, cut to the image's
     columns: it sums to the share of attention that goes to the image, not to 1. ``mean`` is the mean over *all*
-    answer tokens, kept or not. ``tokens`` are the answer's tokens as strings, ``answer`` its text. With ``weighting``
-    "value" every number is multiplied by the norm of the key's projected value, and the sum is no share.
+    answer tokens, kept or not; with ``end`` the row that predicts the end of the answer is one of them, as in the
+    released code of arXiv 2410.08209. ``tokens`` are the answer's tokens as strings, ``answer`` its text. With
+    ``weighting`` "value" every number is multiplied by the norm of the key's projected value, and the sum is no share.
     """
 
     sample_id: str
@@ -137,6 +138,7 @@ class Capture:
     phrases: tuple[Phrase, ...] = ()
     logprobs: Float[np.ndarray, " answer_token"] | None = None
     weighting: Weighting = "attention"
+    end: bool = False
 
 
 @dataclass(frozen=True)

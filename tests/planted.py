@@ -68,3 +68,82 @@ def plant(lmm, samples, strength=6.0):
         attention.k_proj.weight.view(-1, width, flat.shape[1])[group, [SLOW, SLOW + width // 2]] = torch.stack(
             [wk, torch.zeros_like(wk)]
         )
+
+
+WORDS = ("red table", "blue hose", "old doggy")
+"""What `things` may name: nouns of three tokens, the first their own, behind adjectives of one. Were a noun longer, its
+mean map would be flatter, and flatness by brightness is an interaction that looks like knowledge of the word."""
+
+KNOWS, LEARNS, THINGS, CORNER = Head(0, 0), Head(0, 1), Head(0, 2), Head(0, 3)
+"""Heads of `plant_words`: at this word's thing; at it only once its first token is read; at all things; at a corner."""
+
+
+def things(n, seed=0):
+    """Three things of two patches each, in a colour of their own, on noise. The answer names them in random order."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for i in range(n):
+        image = rng.integers(90, 160, (32, 32, 3))
+        free, masks = np.ones((4, 4), bool), []
+        while len(masks) < 3:
+            y, x, tall = rng.integers(0, 4), rng.integers(0, 4), rng.random() < 0.5
+            place = np.zeros((4, 4), bool)
+            place[y : y + 1 + tall, x : x + 2 - tall] = True
+            if place.sum() == 2 and free[place].all():
+                free &= ~place
+                masks.append(place.repeat(8, 0).repeat(8, 1))
+        for k, mask in enumerate(masks):
+            image[mask] = np.eye(3, dtype=int)[k] * 200 + rng.integers(0, 30, (mask.sum(), 3))
+        named = [f"{'an' if w[0] == 'o' else 'a'} {w}" for w in (WORDS[k] for k in rng.permutation(3))]
+        answer = f"There is {named[0]} beside {named[1]} and {named[2]} ."
+        targets = tuple(Target(word.split()[1], mask) for word, mask in zip(WORDS, masks, strict=True))
+        samples.append(Sample(f"image {seed}-{i}", image.astype(np.uint8), "What is it?", answer, targets))
+    return samples
+
+
+def plant_words(lmm, samples, strength=6.0):
+    """Makes the four heads of layer 0 into `KNOWS`, `LEARNS`, `THINGS` and `CORNER`.
+
+    Nine dimensions of the model's width are set aside. A word's token holds a direction of its own (0, 1: adjectives,
+    3, 4: nouns' first tokens) and that a word is being named (2); a patch holds the direction of its colour (5, 6),
+    whether it is coloured (7) and whether it is the corner (8), found by least squares. Directions are three in a
+    plane, 120 degrees apart. Queries and keys read them in the pair that RoPE hardly turns; all else is zero.
+    """
+    inner = lmm.model.model
+    angle = 2 * np.pi * torch.arange(3) / 3
+    code = torch.stack([angle.cos(), angle.sin()], 1)
+    projector, seen = inner.multi_modal_projector.linear_2, []
+    hook = projector.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    layer_input(lmm, samples, 0)
+    hook.remove()
+    inside = np.stack([[t.mask[::8, ::8] for t in s.targets] for s in samples])
+    thing = torch.from_numpy(inside).float().flatten(2).transpose(1, 2).flatten(0, 1)
+    corner = torch.eye(16)[0].repeat(len(samples))
+    wanted = torch.cat([thing @ code, thing.sum(1, keepdim=True), corner[:, None]], 1)
+    known = seen[0].flatten(0, -2)
+    known = torch.cat([known, torch.ones(len(known), 1)], 1)
+    found = torch.linalg.lstsq(known, wanted).solution
+    tokens = lmm.processor.tokenizer
+    attention = inner.language_model.layers[0].self_attn
+    with torch.no_grad():
+        projector.weight[:9], projector.bias[:9] = 0.0, 0.0
+        projector.weight[5:9], projector.bias[5:9] = found[:-1].T, found[-1]
+        embedding = inner.language_model.embed_tokens.weight
+        embedding[:, :9] = 0.0
+        said = [[tokens(w, add_special_tokens=False).input_ids[0] for w in word.split()] for word in WORDS]
+        for direction, (adjective, noun) in zip(code, said, strict=True):
+            embedding[[adjective, noun]] = embedding[said[0]]  # else a head reads words by how long their vectors are
+            embedding[adjective, :2], embedding[noun, 3:5] = direction, direction
+            embedding[[adjective, noun], 2] = 1.0
+        query, key = (
+            p.weight.view(-1, attention.head_dim, p.in_features) for p in (attention.q_proj, attention.k_proj)
+        )
+        for p in (query, key):
+            p.zero_()
+        pair, much = [SLOW, SLOW + attention.head_dim // 2], strength * attention.head_dim**0.5 / 6
+        for axis, at in enumerate(pair):
+            query[KNOWS.head, at, [axis, 3 + axis]] = much
+            query[LEARNS.head, at, 3 + axis] = much
+            key[0, at, 5 + axis] = 1.0
+            key[1, at, 7 + axis] = 1.0
+        query[THINGS.head, pair[0], 2] = query[CORNER.head, pair[1], 2] = much

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -243,3 +244,11 @@ def test_a_pil_image_whose_file_was_closed_is_an_error(tmp_path: Path) -> None:
         pass
     with pytest.raises(ImageError, match="PIL image"):
         read_image(opened)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_in_place_of_an_image_is_refused_and_not_waited_at(tmp_path):
+    os.mkfifo(tmp_path / "photo.png")
+    for place in (tmp_path / "photo.png", "/dev/zero"):
+        with pytest.raises(ImageError, match="is a pipe, a device or a socket; expected a file"):
+            read_image(place)

@@ -14,7 +14,8 @@ import torch
 import interp
 from head_choice import images
 from head_choice.variants import NORMALISE, Variant
-from interp.answer.maps import argmax_points, phrase_maps, reduce_heads, to_pixels
+from interp.answer.maps import phrase_maps, reduce_heads
+from interp.answer.pixels import argmax_points, to_pixels
 from interp.types import Prompts, Sample, Skip
 
 POINTS = ("centre point", "random point")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,16 +12,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.answer.phrases import find_phrases, token_offsets
+from interp.answer.phrases import answer_text, find_phrases
 from interp.answer.replay import Answer, CaptureError, Rows, answer_ids, generate, read, stream
 from interp.images import read_image
+from interp.models._hf import check_text
 from interp.models._lmm import LMM, evaluating
 from interp.types import Capture, PatchGrid, Phrase, Query, Skip, Weighting
-from interp.work.halves import in_halves, split
+from interp.work.halves import in_halves, only_its_own, split
 
 Tokens = Literal["phrases", "all"]
 
 
+_PROBE = "what is there"
 ROWS_AT_ONCE = 2**31
 """Bytes of recorded rows above which a batch is cut in halves."""
 
@@ -34,11 +37,12 @@ class How:
     streaming: bool
     max_new_tokens: int
     weighting: Weighting = "attention"
+    end: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """One sample, read and checked. ``ids`` are the given answer's tokens; None = generate."""
+    """One sample, read and checked. ``ids`` are the tokens of the ``given`` answer; None = generate."""
 
     sample_id: str
     image: np.ndarray
@@ -46,6 +50,7 @@ class Job:
     text: str
     ids: list[int] | None
     phrases: Sequence[Any] | Callable[[str], Sequence[Any]] | str | None
+    given: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,29 @@ def skip_of(sample_id: str, error: Exception) -> Skip:
 def job_of(lmm: LMM, sample_id: str, image: Any, prompt: str, answer: str | None, phrases: Any) -> Job:
     """The sample, read and checked: its whole text, its pixels, and the given answer's tokens."""
     text = lmm.family.template(lmm.processor, prompt)
+    _check_turn(lmm, prompt, text)
     if answer is not None and lmm.processor.image_token in answer:
         raise CaptureError(f"the answer holds an image place ({lmm.processor.image_token}): {answer!r}; take it out")
+    check_text("answer", answer or "")
     ids = None if answer is None else answer_ids(lmm.tokenizer, text, answer)
-    return Job(sample_id, read_image(image), prompt, text, ids, phrases)
+    return Job(sample_id, read_image(image), prompt, text, ids, phrases, answer)
+
+
+def _check_turn(lmm: LMM, prompt: str, text: str) -> None:
+    """Nothing, or a warning: a prompt that is a whole template must leave the word to the assistant."""
+    if text != prompt:
+        return  # the template was put around it
+    try:
+        turn = lmm.family.template(lmm.processor, _PROBE).partition(_PROBE)[2].split()
+    except ValueError:  # there is no template to compare with
+        return
+    if turn and not text.rstrip().endswith(turn[-1]):
+        warnings.warn(
+            f"the prompt holds an image place ({lmm.processor.image_token}) and so counts as the whole text before the "
+            f"answer, but it does not end with the assistant's turn ({turn[-1]!r}): {prompt!r:.200}. The model will go "
+            f"on with the user's words; leave {lmm.processor.image_token} out, or add that turn",
+            stacklevel=2,
+        )
 
 
 def capture_batch(lmm: LMM, jobs: Sequence[Job], how: How) -> list[Capture | Exception]:
@@ -89,7 +113,7 @@ def _try_batch(lmm: LMM, jobs: Sequence[Job], how: How) -> list[Capture | Except
         if jobs[0].ids is not None:
             answers = [Answer(job.ids or []) for job in jobs]
         elif how.streaming:
-            answers = stream(lmm, inputs, keys, how.query, how.max_new_tokens, how.weighting)
+            answers = stream(lmm, inputs, keys, how.query, how.max_new_tokens, how.weighting, how.end)
         else:
             answers, cache = generate(lmm, inputs, how.max_new_tokens)
         parsed = [parse(lmm, job, answer, how.tokens) for job, answer in zip(jobs, answers, strict=True)]
@@ -97,8 +121,7 @@ def _try_batch(lmm: LMM, jobs: Sequence[Job], how: How) -> list[Capture | Except
         if how.streaming:
             rows = [answer.rows for answer in answers if answer.rows is not None]
         elif any(kept):
-            ids = [answer.ids for answer in answers]
-            rows = read(lmm, inputs, keys, how.query, ids, kept, cache, how.weighting)
+            rows = read(lmm, inputs, keys, how.query, answers, kept, cache, how.weighting, how.end)
         else:
             return [p for p in parsed if isinstance(p, Exception)]  # all of them
     return [
@@ -123,7 +146,7 @@ def grids_of(
 def parse(lmm: LMM, job: Job, answer: Answer, tokens: str) -> Parsed | Exception:
     """The answer's text, phrases and the tokens to keep, or what is wrong with it."""
     try:
-        text, offsets = token_offsets(lmm.tokenizer, answer.ids)
+        text, offsets = answer_text(lmm.tokenizer, answer.ids, job.given)
         if not text.strip():
             raise CaptureError("the model's answer is empty; ask in another way, or give an answer")
         asked = job.phrases(text) if callable(job.phrases) else job.phrases
@@ -135,7 +158,9 @@ def parse(lmm: LMM, job: Job, answer: Answer, tokens: str) -> Parsed | Exception
                 f"no noun phrase in the answer {text!r}; name words of it with phrases=[...], or use tokens='all'"
             )
         return Parsed(job, answer, text, phrases, np.array(sorted({t for phrase in phrases for t in phrase.tokens})))
-    except ValueError as error:
+    except Exception as error:
+        if not only_its_own(error):
+            raise
         return error
 
 
@@ -162,6 +187,7 @@ def _finish(lmm: LMM, parsed: Parsed, grid: PatchGrid, rows: Rows, how: How) -> 
         phrases=parsed.phrases,
         logprobs=rows.logprobs.cpu().numpy(),
         weighting=how.weighting,
+        end=how.end,
     )
 
 

@@ -13,11 +13,13 @@ from typing import Any, Literal, get_args
 
 from interp.answer.batch import How, Job, Tokens, capture_batch, job_of, skip_of
 from interp.answer.replay import CaptureError
+from interp.images import read_image
 from interp.models._lmm import LMM
 from interp.types import Capture, Query, Sample, Skip, Weighting
+from interp.work.halves import only_its_own
 
 
-def _how(tokens: Any, query: Any, streaming: bool, max_new_tokens: int, given: bool, weighting: Any) -> How:
+def _how(tokens: Any, query: Any, streaming: bool, max_new_tokens: int, given: bool, weighting: Any, end: bool) -> How:
     for name, value, known in (
         ("tokens", tokens, Tokens),
         ("query", query, Query),
@@ -29,7 +31,11 @@ def _how(tokens: Any, query: Any, streaming: bool, max_new_tokens: int, given: b
         raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
     if given and streaming:
         raise ValueError("streaming records while the model generates; leave it off for answers that are given")
-    return How(tokens, query, streaming, max_new_tokens, weighting)
+    if end and query != "predicting":
+        raise ValueError(
+            "end=True takes in the row that predicts the end of the answer; it goes with query='predicting'"
+        )
+    return How(tokens, query, streaming, max_new_tokens, weighting, end)
 
 
 def capture(
@@ -44,6 +50,7 @@ def capture(
     max_new_tokens: int = 128,
     sample_id: str = "",
     weighting: Weighting | str = "attention",
+    end: bool = False,
 ) -> Capture:
     """Attention 0..1 of the answer's tokens to the image's patches: the softmax over all keys, cut to the patches.
 
@@ -54,6 +61,8 @@ def capture(
         phrases: words or (start, end) characters of the answer to take in place of its noun phrases.
         streaming: record while generating, in place of reading the answer once more. Slower; the rows are the same.
         weighting: "attention", or "value": times the norm of each patch's projected value (arXiv 2004.10102).
+        end: the row that predicts the end of the answer belongs to the mean over its tokens, as in the released code
+            of arXiv 2410.08209; not where the answer ran into ``max_new_tokens``.
 
     Raises:
         CaptureError: no answer, no noun phrase in it, or attention that is not a number.
@@ -66,11 +75,17 @@ def capture(
     >>> [phrase.text for phrase in found.phrases], tuple(found.attention.shape)  # token, layer, head, row, col
     ([' A cup', 'a frog'], (6, 6, 8, 12, 12))
     """
-    how = _how(tokens, query, streaming, max_new_tokens, answer is not None, weighting)
+    how = _how(tokens, query, streaming, max_new_tokens, answer is not None, weighting, end)
     (result,) = capture_batch(lmm, [job_of(lmm, sample_id, image, prompt, answer, phrases)], how)
-    if isinstance(result, Exception):
+    if not isinstance(result, Exception):
+        return result
+    if isinstance(result, ValueError | OSError | TypeError):
         raise result
-    return result
+    size = " x ".join(map(str, read_image(image).shape[:2]))
+    raise CaptureError(
+        f"{lmm.name} cannot take this image of {size} pixels with this text: {type(result).__name__}: {result}; try "
+        "another size or a shorter text"
+    ) from result
 
 
 def captures(
@@ -85,6 +100,7 @@ def captures(
     max_new_tokens: int = 128,
     phrases: Callable[[Sample], Any] | None = None,
     weighting: Weighting = "attention",
+    end: bool = False,
 ) -> Iterator[Capture | Skip]:
     """A ``Capture`` of each sample, in order, or a ``Skip`` with the reason; see ``capture``.
 
@@ -96,7 +112,7 @@ def captures(
         raise ValueError(f"answers is {answers!r}; expected 'reference' or 'generated'")
     if batch < 1:
         raise ValueError(f"batch is {batch}; expected at least 1")
-    how = _how(tokens, query, streaming, max_new_tokens, answers == "reference", weighting)
+    how = _how(tokens, query, streaming, max_new_tokens, answers == "reference", weighting, end)
     return _captures(lmm, iter(samples), answers == "reference", batch, how, phrases)
 
 
@@ -120,7 +136,9 @@ def _captures(
                 answer = sample.answer if reference else None
                 asked = phrases(sample) if phrases is not None else None
                 jobs.append(job_of(lmm, sample.id, sample.image, sample.prompt, answer, asked))
-            except (ValueError, OSError) as error:
+            except Exception as error:
+                if not only_its_own(error):
+                    raise
                 jobs.append(skip_of(sample.id, error))
         done = iter(capture_batch(lmm, [job for job in jobs if isinstance(job, Job)], how))
         for job in jobs:

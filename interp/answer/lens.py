@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp.answer.phrases import find_phrases, token_offsets
+from interp.answer.phrases import answer_text, find_phrases
 from interp.answer.replay import Answer, CaptureError, answer_ids, generate
 from interp.images import read_image
 from interp.models._lmm import LMM
@@ -210,7 +210,7 @@ def lens_prompt(
     pixels, text = read_image(image), lmm.family.template(lmm.processor, prompt)
     inputs = lmm.inputs([pixels], [text])
     said = _answer(lmm, inputs, text, answer, max_new_tokens)
-    spoken, offsets = token_offsets(lmm.tokenizer, said.ids)
+    spoken, offsets = answer_text(lmm.tokenizer, said.ids, answer)
     if not spoken.strip():
         raise CaptureError("the model's answer is empty; ask in another way, or give an answer")
     asked = inputs.pop("input_ids")

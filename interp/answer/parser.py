@@ -80,8 +80,9 @@ def _parsed(text: str, parser: str) -> Doc:
     return _load(parser)(text)
 
 
-def root_of(doc: Doc, start: int, end: int) -> Token:
-    """The one word, of those that these characters touch, that the others hang from; else the last of them."""
+def root_of(doc: Doc, start: int, end: int) -> Token | None:
+    """The one word, of those that these characters touch, that the others hang from; else the last of them; None if
+    they touch no word."""
     words = [t for t in doc if t.idx < end and t.idx + len(t) > start and re.search(r"\w", t.text)]
     tops = [t for t in words if t.head == t or t.head not in words]
-    return tops[0] if len(tops) == 1 else words[-1]
+    return tops[0] if len(tops) == 1 else words[-1] if words else None

@@ -6,17 +6,15 @@ spaCy is imported on first use and its English pipeline is loaded once.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
+from interp.answer.language import Line, lines_of
 from interp.answer.parser import parsed, root_of
+from interp.answer.spelling import found_at, moved, says_something
 from interp.types import Phrase
-
-if TYPE_CHECKING:
-    from spacy.tokens import Doc, Token
-
 
 Offsets = Sequence[tuple[int, int]]
 """Per answer token, the (start, end) of its characters in the answer."""
@@ -38,11 +36,13 @@ def find_phrases(
     parser: str | None = None,
 ) -> tuple[Phrase, ...]:
     """The answer's noun phrases, in order of appearance; chunks whose root is a pronoun ("it", "there") are dropped
-    (the released code keeps them).
+    (the released code keeps them), and so are those whose root is no word. Markup is no language: see
+    `interp.answer.language`; a phrase ends with its line.
 
     ``phrases`` names other ones: strings (every occurrence as whole words, whatever its case) or (start, end)
     characters, in the order asked. Their root is the one word from which the parse hangs all others, else the last
-    word. A phrase belongs to the tokens whose characters overlap its root word (arXiv 2410.08209, section 3.2).
+    word; an emoji is a phrase too. A phrase belongs to the tokens whose characters overlap its root word
+    (arXiv 2410.08209, section 3.2).
 
     With ``truncated`` (the answer ran into its length limit) a phrase whose root touches the end of the text is left
     out with a warning, since nobody knows how that word would have gone on.
@@ -55,22 +55,35 @@ def find_phrases(
     >>> found[0].text, found[0].root, found[0].tokens
     ('A brown dog', 'dog', (2,))
     """
-    doc = parsed(answer, parser)
+    lines = lines_of(answer)
     if phrases is None:
-        found = [(c.text, c.root) for c in doc.noun_chunks if c.root.pos_ != "PRON"]
+        found = [phrase for line in lines for phrase in _noun_phrases(line, parser)]
     else:
         asked = [phrases] if isinstance(phrases, str) else phrases
-        spans = dict.fromkeys(span for phrase in asked for span in _occurrences(doc, phrase))
-        found = [(answer[start:end], root_of(doc, start, end)) for start, end in spans]
+        spans = dict.fromkeys(span for phrase in asked for span in _occurrences(answer, phrase, parser))
+        found = [_named(answer, lines, *span, parser) for span in spans]
     result = []
-    for text, root in found:
-        if truncated and _is_cut(root, answer):
+    for one in found:
+        if truncated and _is_cut(one.end, answer):
             warnings.warn(
-                f"left out {text!r}: its root {root.text!r} is cut off by the end of the answer", stacklevel=2
+                f"left out {one.text!r}: its root {one.root!r} is cut off by the end of the answer", stacklevel=2
             )
         else:
-            result.append(_phrase(text, root, offsets))
+            result.append(_with_tokens(one, offsets))
     return tuple(result)
+
+
+def answer_text(
+    tokenizer: Any, token_ids: Sequence[int], given: str | None = None
+) -> tuple[str, list[tuple[int, int]]]:
+    """The answer's text and each token's (start, end) characters in it.
+
+    A ``given`` answer comes back as it was given, whatever its tokens decode to (blanks, NFC, special tokens): its
+    characters are what a user counts. One that was generated comes without leading blanks.
+    """
+    decoded, offsets = token_offsets(tokenizer, token_ids)
+    text = decoded.lstrip() if given is None else given
+    return text, moved(offsets, decoded, text)
 
 
 def token_offsets(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
@@ -92,40 +105,65 @@ def token_offsets(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, list[t
     return text, offsets
 
 
-def _occurrences(doc: Doc, phrase: str | tuple[int, int]) -> Iterator[tuple[int, int]]:
+def _noun_phrases(line: Line, parser: str | None) -> Iterator[Phrase]:
+    """The line's noun chunks whose root is a word (or what is left of one) and no pronoun, from their first word on."""
+    for chunk in parsed(line.text, parser).noun_chunks:
+        root = chunk.root
+        if root.pos_ != "PRON" and any(c.isalpha() or c == "\ufffd" for c in root.text):
+            first = next((t for t in chunk if any(c.isalnum() for c in t.text)), root)
+            start, end = line.place(root.idx, root.idx + len(root))
+            text = line.text[first.idx : chunk.end_char].strip()
+            yield Phrase(text, root.text, root.lemma_.lower(), start, end, ())
+
+
+def _named(answer: str, lines: Sequence[Line], start: int, end: int, parser: str | None) -> Phrase:
+    """The stretch of the answer as a phrase; parsed in its line, or in the whole answer where it runs over several."""
+    text = answer[start:end].strip()
+    touched = [(line, found) for line in lines if (found := line.within(start, end)) is not None]
+    whole = Line(answer, tuple(range(len(answer))))
+    line, within = touched[0] if len(touched) == 1 else (whole, (start, end))
+    root = root_of(parsed(line.text, parser), *within)
+    if root is None:  # an emoji, or nothing but markup: it is its own root
+        first = start + answer[start:end].index(text)
+        return Phrase(text, text, text.lower(), first, first + len(text), ())
+    return Phrase(text, root.text, root.lemma_.lower(), *line.place(root.idx, root.idx + len(root)), ())
+
+
+def _occurrences(answer: str, phrase: str | tuple[int, int], parser: str | None) -> Iterator[tuple[int, int]]:
     """Where the phrase stands in the answer."""
-    answer = doc.text
     if not isinstance(phrase, str):
         start, end = phrase
-        if not 0 <= start < end <= len(answer) or not re.search(r"\w", answer[start:end]):
+        if not 0 <= start < end <= len(answer) or not says_something(answer[start:end]):
             raise PhraseError(
                 f"phrase {phrase} is not a stretch of words: expected (start, end) characters with "
                 f"0 <= start < end <= {len(answer)} in {_short(answer)}"
             )
         yield start, end
         return
-    spans = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(phrase.strip())}(?!\w)", answer, re.IGNORECASE)]
-    if not spans or not re.search(r"\w", phrase):
-        has = ", ".join(repr(c.text) for c in doc.noun_chunks) or "none"
+    if not says_something(phrase):
+        raise PhraseError(f"phrase {phrase!r} holds no word; expected words of the answer {_short(answer)}")
+    spans = list(found_at(phrase, answer))
+    if not spans:
+        has = ", ".join(repr(p.text) for line in lines_of(answer) for p in _noun_phrases(line, parser)) or "none"
         raise PhraseError(f"no phrase {phrase!r} in the answer {_short(answer)}; its noun phrases: {has}")
     yield from spans
 
 
-def _is_cut(root: Token, answer: str) -> bool:
+def _is_cut(end: int, answer: str) -> bool:
     # a trailing U+FFFD is a character of which only the first bytes were generated
-    return root.idx + len(root) >= len(answer.rstrip("\ufffd"))
+    return end >= len(answer.rstrip("\ufffd"))
 
 
-def _phrase(text: str, root: Token, offsets: Offsets) -> Phrase:
-    start, end = root.idx, root.idx + len(root)
+def _with_tokens(phrase: Phrase, offsets: Offsets) -> Phrase:
+    start, end = phrase.start, phrase.end
     tokens = tuple(i for i, (a, b) in enumerate(offsets) if a < b and a < end and b > start)
     if not tokens:
         covers = f"{offsets[0][0]}..{offsets[-1][1]}" if len(offsets) else "nothing"
         raise PhraseError(
-            f"no answer token overlaps {root.text!r} at characters {start}..{end}: the offsets cover {covers}; "
+            f"no answer token overlaps {phrase.root!r} at characters {start}..{end}: the offsets cover {covers}; "
             "expected the text and offsets of one call of token_offsets"
         )
-    return Phrase(text=text, root=root.text, lemma=root.lemma_.lower(), start=start, end=end, tokens=tokens)
+    return replace(phrase, tokens=tokens)
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:

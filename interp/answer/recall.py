@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from interp.answer.phrases import find_phrases, token_offsets
+from interp.answer.phrases import answer_text, find_phrases
 from interp.answer.targets import targets_named
 from interp.types import Phrase, Sample
 
@@ -30,5 +30,5 @@ def named_targets(lmm: Any, samples: Sequence[Sample], max_new_tokens: int = 128
 def phrases_in(tokenizer: Any, answer: str) -> tuple[Phrase, ...]:
     """The noun phrases of a model's answer; none in an empty one."""
     ids = tokenizer(answer, add_special_tokens=False).input_ids
-    text, offsets = token_offsets(tokenizer, list(ids)) if ids else ("", [])
+    text, offsets = answer_text(tokenizer, list(ids), answer) if ids else ("", [])
     return find_phrases(text, offsets) if text.strip() else ()

@@ -72,9 +72,16 @@ def generate(lmm: LMM, inputs: dict[str, Tensor], max_new_tokens: int) -> tuple[
 
 
 def stream(
-    lmm: LMM, inputs: dict[str, Tensor], keys: Tensor, query: str, max_new_tokens: int, weighting: Weighting
+    lmm: LMM,
+    inputs: dict[str, Tensor],
+    keys: Tensor,
+    query: str,
+    max_new_tokens: int,
+    weighting: Weighting,
+    end: bool = False,
 ) -> list[Answer]:
-    """The model's answers with the rows of all their tokens, recorded at every step of the generation."""
+    """The model's answers with the rows of all their tokens, recorded at every step of the generation. ``end``: see
+    `read`."""
     with record(lmm.family.decoder(lmm.model), "last", keys, weighting=weighting) as recorder:
         out = lmm.generate_ids(inputs, max_new_tokens, output_logits=True)
         generated = out.sequences[:, inputs["input_ids"].shape[1] :]
@@ -88,7 +95,9 @@ def stream(
     answers = []
     for b, answer in enumerate(_answers(lmm, generated)):
         own = recorder.attention[b, :, :, first : first + len(answer.ids)]
-        answers.append(Answer(answer.ids, answer.truncated, Rows(own, own.mean(2), logprobs[b, : len(answer.ids)])))
+        last = first + len(answer.ids) + (end and not answer.truncated)
+        mean = recorder.attention[b, :, :, first:last].mean(2)
+        answers.append(Answer(answer.ids, answer.truncated, Rows(own, mean, logprobs[b, : len(answer.ids)])))
     return answers
 
 
@@ -106,13 +115,18 @@ class Replay:
     answer: Int[Tensor, "sample token"]
 
 
-def replay(inputs: dict[str, Tensor], ids: Sequence[list[int]], query: str, cache: Any = None) -> Replay:
-    """The pass that reads the answers with their prompts, or over the ``cache`` that a generation has left."""
+def replay(
+    inputs: dict[str, Tensor], ids: Sequence[list[int]], query: str, cache: Any = None, end: bool = False
+) -> Replay:
+    """The pass that reads the answers with their prompts, or over the ``cache`` that a generation has left.
+
+    ``end``: the row of an answer's last token, which predicts its end, is read too.
+    """
     prompt, mask = inputs["input_ids"], inputs["attention_mask"]
     length = prompt.shape[1]
     answer = _padded(ids, 0).to(prompt)  # what stands behind the end is seen by no row that counts
-    # Nothing is predicted by the last token of an answer, so that it need not be read for the predicting rows.
-    fed = answer if query == "self" else answer[:, :-1]
+    # What the last token of an answer predicts is its end: for the predicting rows it need not be read.
+    fed = answer if query == "self" or end else answer[:, :-1]
     real = _padded([[1] * len(x) for x in ids], 0)[:, : fed.shape[1]].to(mask)
     mask = torch.cat([mask, real], 1)
     if cache is None:
@@ -131,19 +145,23 @@ def read(
     inputs: dict[str, Tensor],
     keys: Tensor,
     query: str,
-    ids: Sequence[list[int]],
+    answers: Sequence[Answer],
     kept: Sequence[Sequence[int]],
     cache: Any = None,
     weighting: Weighting = "attention",
+    end: bool = False,
 ) -> list[Rows]:
     """The rows of the ``kept`` tokens of each answer, from one pass over all its tokens.
 
-    The pass reads the answers with their prompts, or over the ``cache`` that a generation has left.
+    The pass reads the answers with their prompts, or over the ``cache`` that a generation has left. ``end``: the row
+    that predicts the end belongs to the mean over the answer's tokens, unless the answer ran into its limit.
     """
-    again = replay(inputs, ids, query, cache)
+    ids = [answer.ids for answer in answers]
+    again = replay(inputs, ids, query, cache, end)
     start = again.start
     queries = _padded([[start + token for token in tokens] for tokens in kept], -1)
-    everything = _padded([range(start, start + len(x)) for x in ids], -1)
+    ends = [end and not answer.truncated for answer in answers]
+    everything = _padded([range(start, start + len(x) + more) for x, more in zip(ids, ends, strict=True)], -1)
     with record(lmm.family.decoder(lmm.model), queries, keys, mean=everything, weighting=weighting) as recorder:
         out = lmm.model(**again.call, logits_to_keep=again.rows)
     logprobs = _logprobs(out.logits[:, : again.answer.shape[1]], again.answer)

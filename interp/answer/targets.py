@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool
 
+from interp.answer.nouns import plain, singulars, spaced, words_of
 from interp.answer.parser import parsed, root_of
 from interp.types import Phrase, Target
 
@@ -21,8 +21,9 @@ def match_targets(
 
     A phrase names the targets whose whole name it ends in, the longest such name ("a big teddy bear" names "teddy
     bear", not "bear"); failing that, all targets with the same noun as its root ("a wet dog" names "brown dog" and
-    "dog on a mat"). Nouns are compared by lemma and singular. Several targets give the union of their masks: "the dog"
-    and "two dogs" both mean every target called "dog". An empty mask is skipped with a warning.
+    "dog on a mat"). Nouns are compared by lemma and singular, names as `interp.answer.nouns` spells them. Several
+    targets give the union of their masks: "the dog" and "two dogs" both mean every target called "dog". An empty mask
+    is skipped with a warning.
 
     Raises:
         ValueError: masks of different sizes.
@@ -54,50 +55,44 @@ def targets_named(
     return [[visible[k] for k in _named(phrase, names, parser)] for phrase in phrases]
 
 
+def nouns_of(targets: Sequence[Target], *, parser: str | None = None) -> frozenset[str]:
+    """The head nouns of the targets' names, as they stand and in the singular: "dog" of "two wet dogs".
+
+    >>> sorted(nouns_of([Target("cat", np.ones((1, 1), bool)), Target("wet dog on a mat", np.ones((1, 1), bool))]))
+    ['cat', 'dog']
+    """
+    return frozenset[str]().union(*(_head_forms(target.phrase, parser) for target in targets))
+
+
 def _named(phrase: Phrase, names: Sequence[str], parser: str | None) -> list[int]:
-    said = _words(phrase.text[: phrase.text.rfind(phrase.root) + len(phrase.root)])
-    whole = [_length_in_full(said, _words(name)) for name in names]
+    said = words_of(phrase.text[: phrase.text.rfind(phrase.root) + len(phrase.root)])
+    whole = [_length_in_full(said, words_of(name)) for name in names]
     longest = max(whole, default=0)
     if longest:
         return [k for k, length in enumerate(whole) if length == longest]
-    forms = _singulars(phrase.root) | {phrase.lemma}
+    forms = singulars(plain(phrase.root)) | {plain(phrase.lemma)}
     return [k for k, name in enumerate(names) if forms & _head_forms(name, parser)]
 
 
-def _length_in_full(said: list[str], name: list[str]) -> int:
-    """Words of the name if what is said ends in it, else 0; the last word may be plural in either."""
-    if not name or said[-len(name) : -1] != name[:-1] or not said:
-        return 0
-    return len(name) if _singulars(said[-1]) & _singulars(name[-1]) else 0
+def _length_in_full(said: tuple[str, ...], name: tuple[str, ...]) -> int:
+    """Words of what is said that are the name, if it ends in it, else 0; the last word may be plural in either, and
+    words may be written as one ("pottedplant")."""
+    forms = _joined(name)
+    return next((k for k in range(len(said), 0, -1) if forms & _joined(said[-k:])), 0)
+
+
+@lru_cache(maxsize=65536)
+def _joined(words: tuple[str, ...]) -> frozenset[str]:
+    return frozenset("".join(words[:-1]) + last for last in singulars(words[-1])) if words else frozenset()
 
 
 @lru_cache(maxsize=4096)
 def _head_forms(phrase: str, parser: str | None) -> frozenset[str]:
-    """Lemma and singulars of the phrase's head noun: "hydrant" for "a fire hydrant in the street"."""
-    doc = parsed(phrase, parser)
+    """Lemma and singulars of the name's head noun: "hydrant" for "a fire hydrant in the street"."""
+    name = spaced(phrase)
+    doc = parsed(name, parser)
     chunk = next(iter(doc.noun_chunks), None)
-    words = [t for t in doc if re.search(r"\w", t.text)]
-    if not words:
+    root = chunk.root if chunk is not None else root_of(doc, 0, len(name))
+    if root is None:
         return frozenset()
-    root = chunk.root if chunk is not None else root_of(doc, 0, len(phrase))
-    return _singulars(root.text) | {root.lemma_.lower()}
-
-
-def _singulars(noun: str) -> frozenset[str]:
-    """The word in lower case, and what it is a regular plural of: small pipelines lemmatise rare nouns badly."""
-    noun = noun.lower()
-    forms = {noun}
-    if noun.endswith("ies") and len(noun) > 4:
-        forms |= {noun[:-3] + "y", noun[:-1]}
-    elif noun.endswith("ves"):
-        forms |= {noun[:-3] + "f", noun[:-3] + "fe", noun[:-1]}
-    elif re.search(r"(s|x|z|ch|sh)es$", noun):
-        forms |= {noun[:-2], noun[:-1]}
-    elif re.search(r"[^s]s$", noun):
-        forms.add(noun[:-1])
-    return frozenset(forms)
-
-
-def _words(text: str) -> list[str]:
-    words = re.findall(r"\w+", text.lower())
-    return words[1:] if len(words) > 1 and words[0] in {"a", "an", "the"} else words
+    return singulars(plain(root.text)) | {plain(root.lemma_)}

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.attention.chosen import Chosen, Heads, located, written
+from interp.attention.guards import warn_if_recomputed
 from interp.attention.kernel import Call, Hidden, Watcher, attention_modules, watching
 from interp.attention.positions import check_batch, positions
 
@@ -76,6 +77,7 @@ def ablate(
     own = _Ablation(Chosen(heads), mode, reference, None if rows is None else positions(rows, "rows"), seed)
     modules = attention_modules(model, own.chosen.layers or None) if own.chosen.layers else {}
     own.layer_of = {module: layer for layer, module in modules.items()}
+    warn_if_recomputed(model)
     with watching(own, tuple(modules.values())):
         yield
 

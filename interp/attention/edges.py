@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.attention.chosen import Chosen, Heads, contains, located, written
+from interp.attention.guards import warn_if_recomputed
 from interp.attention.kernel import Call, Hidden, Watcher, attention_modules, watching
 from interp.attention.positions import check_batch, positions
 
@@ -46,6 +47,7 @@ def knockout(model: nn.Module, queries: Any, keys: Any, heads: Heads | None = No
     else:
         modules = attention_modules(model, None if own.chosen is None else own.chosen.layers)
     own.layer_of = {module: layer for layer, module in modules.items()}
+    warn_if_recomputed(model)
     with watching(own, tuple(modules.values())):
         yield
 

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, Cache, PreTrainedModel
 
+from interp.attention.guards import drop_hook
 from interp.attention.rows import kernel_rows
+from interp.work.halves import NotForThisModel
 
 Hidden = Callable[[Int[Tensor, "#batch row"]], Bool[Tensor, "#batch #head #row key"]] | None
 """Rows of one call -> which of their edges are knocked out. None: no edge is."""
@@ -32,7 +34,7 @@ Hidden = Callable[[Int[Tensor, "#batch row"]], Bool[Tensor, "#batch #head #row k
 _UNUSED = {"sdpa": {"sliding_window", "s_aux"}, "eager": {"sliding_window"}}
 
 
-class NoAttentionInterface(TypeError):
+class NoAttentionInterface(NotForThisModel):
     """The model's attention cannot be seen: it does not use transformers' attention interface.
 
     What to do: take transformers' own class of the model in place of remote code, or record one of its parts; of a
@@ -139,8 +141,6 @@ def attention_modules(model: nn.Module, layers: Sequence[int] | None = None) -> 
 
 
 _lock = threading.RLock()
-
-
 _patched = False
 
 
@@ -187,6 +187,8 @@ def _joined(several: Sequence[Callable[[Tensor], Tensor]]) -> Hidden:
 
 def _note_start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Notes where a forward pass of ``module`` begins, before the layer adds its keys to the cache."""
+    if module not in _watched:
+        return drop_hook(module, _note_start)
     cache = next((x for x in (*args, *kwargs.values()) if isinstance(x, Cache)), None)
     start = 0 if cache is None else int(cache.get_seq_length(getattr(module, "layer_idx", 0)))
     _starts[module] = (start, cache)

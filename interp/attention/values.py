@@ -7,8 +7,7 @@ equation 5. A head may attend to a token whose value it hardly passes on; this t
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args
 
 import torch
@@ -16,7 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from interp.attention.guards import drop_hook
 from interp.types import Weighting
+from interp.work.halves import NotForThisModel
 
 NAMES = ("o_proj", "out_proj", "c_proj", "dense", "wo", "proj", "projection_layer")
 """What transformers calls an attention module's output projection."""
@@ -77,8 +78,16 @@ class ValueNorms:
         with contextlib.ExitStack() as undo:
             undo.callback(self._given.clear)
             for module, projection in self._projections.items():
-                undo.callback(projection.register_forward_pre_hook(functools.partial(self._check, module)).remove)
+                undo.callback(projection.register_forward_pre_hook(self._hook(module, projection)).remove)
             yield
+
+    def _hook(self, module: nn.Module, projection: nn.Module) -> Callable[..., None]:
+        def look(called: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if called is not projection:
+                return drop_hook(called, look)
+            self._check(module, projection, inputs)
+
+        return look
 
     def _check(self, module: nn.Module, projection: nn.Module, inputs: tuple[Any, ...]) -> None:
         given = self._given.pop(module, None)
@@ -87,7 +96,7 @@ class ValueNorms:
         got = inputs[0].detach().flatten()
         given = given.to(got.dtype).flatten()
         if got.shape != given.shape or not torch.allclose(got, given, rtol=0, atol=0, equal_nan=True):
-            raise TypeError(
+            raise NotForThisModel(
                 f"{type(module).__name__} changes its heads' outputs before it projects them (a gate or a norm, say), "
                 "so that the norm of a projected value is not what a head passes on; use weighting='attention'"
             )
@@ -103,7 +112,7 @@ def output_projection(module: nn.Module) -> nn.Module:
     found = next((x for name in NAMES if isinstance(x := getattr(module, name, None), nn.Module)), None)
     if found is None:
         children = ", ".join(name for name, _ in module.named_children()) or "none"
-        raise TypeError(
+        raise NotForThisModel(
             f"{type(module).__name__} has no output projection called {', '.join(NAMES)} (its parts: {children}); "
             "use weighting='attention'"
         )
@@ -126,7 +135,7 @@ def output_weight(projection: nn.Module, like: Float[Tensor, "0 inner"]) -> Floa
     else:
         takes = getattr(known, "in_features", like.shape[1])
     if takes != like.shape[1]:
-        raise TypeError(
+        raise NotForThisModel(
             f"the output projection ({type(known).__name__}) takes {takes} numbers and the heads give {like.shape[1]}; "
             "weighting='value' needs a projection of the heads' outputs alone"
         )

@@ -203,7 +203,8 @@ def _finish(
 
 def _statistics(score: HeadScores, units: Units, seed: int) -> pd.DataFrame:
     """A row per unit."""
-    frame = pd.DataFrame(summary.statistics(score, seed)).drop(columns="chance")
+    found = summary.statistics(score, seed)
+    frame = pd.DataFrame({k: v for k, v in found.items() if k != "chance" and k not in summary.SPECIFIC})
     single = [unit[0] if len(unit) == 1 else None for unit in units.asked]
     about = pd.DataFrame(
         {

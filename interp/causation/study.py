@@ -21,7 +21,7 @@ from interp.ranking.result import TOP
 from interp.ranking.study import rank
 from interp.statistics.scores import HeadScores
 from interp.statistics.summary import summarise
-from interp.types import Sample, Skip, Weighting
+from interp.types import By, Sample, Skip, Weighting
 from interp.work.samples import Again, repeatable
 from interp.work.store import Memory, Store
 
@@ -47,11 +47,13 @@ def cause(
     max_new_tokens: int = 128,
     store: Store | None = None,
     progress: bool = True,
+    by: By | None = None,
 ) -> Cause:
     """The study of one model on one data set.
 
     Args:
-        metric, weighting: of grounding; heads are ranked by it, on maps of attention or of attention times value norm.
+        metric, weighting, by: of grounding; heads are ranked by its specificity, where there is one, or by ``mean``, on
+            maps of attention or of attention times value norm.
         intervention, where, reference: how heads are taken away: "mean", "zero" or "resample", as for `interp.effects`.
         generate: also whether the sets' and edges' words are still named when the model answers by itself.
         draws: random sets beside each set of the best heads, among which it has a rank.
@@ -68,7 +70,7 @@ def cause(
     data = list(again()) if iter(dataset) is dataset else Again(again)
     common: Any = {"answers": answers, "seed": seed, "batch": batch, "max_new_tokens": max_new_tokens}
     common |= {"store": kept, "progress": progress}
-    ranking = rank(lmm, data, [metric], weighting=weighting, **common)
+    ranking = rank(lmm, data, [metric], weighting=weighting, by=by, **common)
     grounding = ranking.scores[metric]
     if intervention != "zero" and reference is None:
         rows: Any = "all" if where == "all" else "answer"
@@ -76,7 +78,7 @@ def cause(
     how = {"draws": draws, "copies": copies, "weighting": weighting, **common}
     away = {"intervention": intervention, "where": where, "reference": reference}
     single = effects(lmm, data, "all", **away, **how)
-    best = {name: grounding.top(k) for name, k in TOP.items() if k < lmm.layers * lmm.heads}
+    best = {name: grounding.top(k, by) for name, k in TOP.items() if k < lmm.layers * lmm.heads}
     together = effects(lmm, data, best, **away, generate=generate, **how)
     cut = {k: effects(lmm, data, {"all heads": "all"}, "knockout", keys=k, generate=generate, **how) for k in EDGES}
     layers = {k: effects(lmm, data, "layers", "knockout", keys=k, **how) for k in BY_LAYER}

@@ -18,6 +18,7 @@ from interp.answer.replay import Answer, Replay, generate, replay
 from interp.answer.targets import match_targets
 from interp.models._lmm import LMM, evaluating
 from interp.types import PatchGrid, Phrase, Sample, Skip
+from interp.work.halves import in_halves, only_its_own
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,14 @@ def read_group(
                 raise ValueError("the sample has no reference answer; use answers='generated'")
             given = sample.answer if answers == "reference" else None
             jobs.append((sample, job_of(lmm, sample.id, sample.image, sample.prompt, given, None)))
-        except (ValueError, OSError) as error:
+        except Exception as error:
+            if not only_its_own(error):
+                raise
             skipped.append(_skip(sample, error))
     found = _answers(lmm, [job for _, job in jobs], answers, max_new_tokens)
     kept = []
     for (sample, job), answer in zip(jobs, found, strict=True):
-        parsed = parse(lmm, job, answer, "phrases")
+        parsed = answer if isinstance(answer, Exception) else parse(lmm, job, answer, "phrases")
         if isinstance(parsed, Exception):
             skipped.append(_skip(sample, parsed))
             continue
@@ -91,7 +94,17 @@ def read_group(
             skipped.append(Skip(sample.id, f"no phrase of the answer {parsed.text!r} names a target"))
             continue
         kept.append((sample, job, answer, [(parsed.phrases[i], mask) for i, mask in named]))
-    return _group(lmm, kept, skipped)
+    seen = in_halves(kept, lambda some: _look(lmm, some))
+    skipped += [_skip(s, e) for (s, *_), e in zip(kept, seen, strict=True) if isinstance(e, Exception)]
+    return _group(lmm, [k for k, e in zip(kept, seen, strict=True) if not isinstance(e, Exception)], skipped)
+
+
+@torch.no_grad()
+def _look(lmm: LMM, kept: Sequence[tuple[Sample, Job, Answer, Any]]) -> list[None]:
+    """One plain pass over the samples: what the model cannot take shows here, and not among the interventions."""
+    with evaluating(lmm.model):
+        lmm.model(**_group(lmm, kept, []).replay().call, logits_to_keep=1)
+    return [None] * len(kept)
 
 
 def _group(lmm: LMM, kept: Sequence[tuple[Sample, Job, Answer, Any]], skipped: list[Skip]) -> Group:
@@ -108,12 +121,17 @@ def _group(lmm: LMM, kept: Sequence[tuple[Sample, Job, Answer, Any]], skipped: l
     return Group([s for s, *_ in kept], inputs, [a.ids for _, _, a, _ in kept], grids, keys, subjects, skipped)
 
 
-def _answers(lmm: LMM, jobs: Sequence[Job], answers: str, max_new_tokens: int) -> list[Answer]:
+def _answers(lmm: LMM, jobs: Sequence[Job], answers: str, max_new_tokens: int) -> list[Answer | Exception]:
+    """Each job's answer, or why it has none."""
     if answers == "reference" or not jobs:
         return [Answer(job.ids or []) for job in jobs]
-    inputs = lmm.inputs([job.image for job in jobs], [job.text for job in jobs])
-    with evaluating(lmm.model), torch.no_grad():
-        return generate(lmm, inputs, max_new_tokens)[0]
+
+    def work(some: Sequence[Job]) -> list[Answer]:
+        inputs = lmm.inputs([job.image for job in some], [job.text for job in some])
+        with evaluating(lmm.model), torch.no_grad():
+            return generate(lmm, inputs, max_new_tokens)[0]
+
+    return in_halves(jobs, work)
 
 
 def _skip(sample: Sample | Skip, error: Exception) -> Skip:

@@ -10,9 +10,11 @@ from interp.commands import _options
 
 if TYPE_CHECKING:
     from interp.answer.maps import Heads
+    from interp.models._lmm import LMM
+    from interp.segmentation.method import Method
     from interp.types import Head
 
-OPTIONS = ("prompting", "choice", "min_confidence", "merge", "weights", "remove_corners")
+OPTIONS = ("prompting", "choice", "min_confidence", "merge", "weights", "end", "remove_corners")
 
 
 def options(sub: argparse.ArgumentParser) -> None:
@@ -31,6 +33,7 @@ def options(sub: argparse.ArgumentParser) -> None:
         "--choice", metavar="C", help="of several masks: last, best, or a number (default: the segmenter's)"
     )
     sub.add_argument("--remove-corners", action="store_true", help="corner patches get the lowest value")
+    sub.add_argument("--end", action="store_true", help="the row that predicts the answer's end is in its mean")
     sub.add_argument("--drop-invisible", action="store_true", help='leave out "the image", "the left", ...')
     sub.add_argument("--min-confidence", type=float, metavar="X", help="leave out masks of a lower score")
     sub.add_argument("--merge", choices=("drop", "share"), help="phrases with the same mask: keep one, or share it")
@@ -69,6 +72,19 @@ def heads_of(text: str, ranking: str | None = None, by: str | None = None) -> He
     if not re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
         raise ValueError(f"--heads {text!r} is none of: all, released, LAYER:HEAD,LAYER:HEAD,... , topK with --ranking")
     return [Head(*(int(number) for number in head.split(":"))) for head in text.split(",")]
+
+
+def check_heads(method: Method, lmm: LMM) -> None:
+    """Nothing, if the model has the method's heads and there is a weight for each.
+
+    Raises:
+        ValueError: else.
+    """
+    import torch
+
+    from interp.answer.maps import reduce_heads
+
+    reduce_heads(torch.zeros(1, lmm.layers, lmm.heads, 1, 1), method.heads, method.weights)
 
 
 def top_heads(folder: str, k: int, by: str | None = None) -> list[Head]:

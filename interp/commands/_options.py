@@ -59,8 +59,10 @@ def measured(sub: argparse.ArgumentParser) -> None:
     )
     by(sub)
     source(sub)
-    sub.add_argument("--nulls", type=int, default=8, metavar="N", help="masks of other images per phrase (default: 8)")
-    sub.add_argument("--seed", type=int, default=0, help="of null masks, halves and intervals (default: 0)")
+    sub.add_argument(
+        "--nulls", type=natural, default=8, metavar="N", help="masks of other images per phrase (default: 8)"
+    )
+    sub.add_argument("--seed", type=natural, default=0, help="of null masks, halves and intervals (default: 0)")
     batch(sub)
 
 
@@ -103,10 +105,19 @@ def shared(sub: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
+    return _at_least(1, text)
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return number

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from interp.models._lmm import LMM
     from interp.report.run import Run
 
+BEGUN: list[Run] = []
+"""The runs that commands of this process began; see `withdraw`."""
 LEFT_OUT = ("out", "force", "debug")
 """Options that change no number."""
 
@@ -60,7 +62,16 @@ def begin(options: Namespace, arguments: Mapping[str, Any], lmm: LMM | None, **m
 
     weights = {"weights": hash_weights(lmm.model)} if lmm is not None else {}
     seed = getattr(options, "seed", 0)
-    return Run.open(options.out, arguments, **{**weights, **more}, seed=seed, force=options.force)
+    run = Run.open(options.out, arguments, **{**weights, **more}, seed=seed, force=options.force)
+    BEGUN.append(run)
+    return run
+
+
+def withdraw() -> None:
+    """Takes the last run away if nothing was finished in it: an error that the user mends must not leave a run that
+    refuses the corrected command."""
+    if BEGUN:
+        BEGUN.pop().withdraw()
 
 
 def given(options: Namespace) -> dict[str, Any]:

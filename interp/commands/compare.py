@@ -42,10 +42,13 @@ def options(sub: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Compares the models into ``--out`` and prints what was found and where the report lies."""
     import interp
+    from interp.models._load import check_place
     from interp.report import comparison
 
     metrics = session.metrics_of(options.metrics)
     dataset = session.samples(options)
+    check_place(options.model_a)
+    check_place(options.model_b)
     given = {name: value for name, value in session.given(options).items() if name != "command"}
     folder = session.begin(options, {**given, "metrics": [*metrics]}, None)
     folder.manifest.setdefault("models", {})

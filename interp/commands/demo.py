@@ -82,7 +82,7 @@ def parts(model: str, samples: int, out: Path) -> list[Part]:
             "heads_pointing_game.png",
         )
     ]
-    words = ("effects", model, "scenes", "--samples", few, "--draws", "2")
+    words = ("effects", model, "scenes", "--samples", few, "--draws", "20")
     found.append(Part("effects", "What do those heads do?", words, "against_logprob.png"))
     home = Path(model) if Path(model).is_dir() else data_folder() / model
     if any(home.glob("checkpoint-*")):

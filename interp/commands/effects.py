@@ -8,10 +8,22 @@ import argparse
 
 from interp.commands import _options
 from interp.commands import _session as session
-from interp.commands._options import positive
+from interp.commands._options import natural, positive
 
 HELP = "what heads do: words without them, and without their edges"
-CHOSEN = ("metric", "weighting", "intervention", "where", "generate", "answers", "draws", "seed", "batch", "copies")
+CHOSEN = (
+    "metric",
+    "weighting",
+    "intervention",
+    "where",
+    "generate",
+    "answers",
+    "draws",
+    "seed",
+    "batch",
+    "copies",
+    "by",
+)
 """Options that `interp.cause` takes under the same names."""
 
 
@@ -32,10 +44,11 @@ def options(sub: argparse.ArgumentParser) -> None:
         "--generate", action="store_true", help="also count what is named when the model answers by itself"
     )
     _options.some(sub)
+    _options.by(sub)
     _options.source(sub)
     sub.add_argument("--draws", type=positive, default=200, metavar="N", help="random sets beside each (default: 200)")
     sub.add_argument("--copies", type=positive, default=64, metavar="N", help="interventions at a time (default: 64)")
-    sub.add_argument("--seed", type=int, default=0, help="of draws, halves and intervals (default: 0)")
+    sub.add_argument("--seed", type=natural, default=0, help="of draws, halves and intervals (default: 0)")
     _options.batch(sub)
     _options.shared(sub)
 

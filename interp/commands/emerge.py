@@ -4,10 +4,13 @@ Killed at any moment, the same command goes on; a checkpoint that comes later co
 from __future__ import annotations
 
 import argparse
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interp.commands import _options
 from interp.commands import _session as session
+from interp.plugins import data_folder
 
 if TYPE_CHECKING:
     from interp.emergence.timeline import Series
@@ -45,9 +48,9 @@ def run(options: argparse.Namespace) -> None:
         if point.damaged:
             session.say(f"step {point.step} is damaged and left out: {point.damaged}")
     lmm = found.load(**session.placed(options))
-    arguments = session.arguments(options, lmm, metric=[*metrics], model=found.base)
+    arguments = session.arguments(options, lmm, metric=[*metrics], model=_place(found.base))
     arguments = {name: value for name, value in arguments.items() if name not in NOT_OF_THE_RUN}
-    name = options.series if "=" not in options.series else f"checkpoints of {found.base}"
+    name = options.series if not _listed(options) else f"checkpoints of {found.base}"
     folder = session.begin(options, {"series": name, **arguments}, lmm)
     folder.manifest["about"] = {
         **session.about_run(options, lmm, metrics),
@@ -63,15 +66,30 @@ def run(options: argparse.Namespace) -> None:
     session.say(f"{result.computed} of {len(found.sound)} checkpoints computed, the rest was there")
 
 
+def _listed(options: argparse.Namespace) -> bool:
+    """Whether it is STEP=PLACE,...; a folder's name may hold a = too."""
+    folders = Path(options.series), data_folder() / options.series
+    return "=" in options.series and not options.revisions and not any(folder.is_dir() for folder in folders)
+
+
+def _place(base: str) -> str:
+    """A shipped model by its name alone, so that a run can move with the folder that both lie in."""
+    shipped = data_folder()
+    return str(Path(base).relative_to(shipped)) if Path(base).is_relative_to(shipped) else base
+
+
 def _series(options: argparse.Namespace) -> Series:
     """From a folder, a shipped name, STEP=PLACE,STEP=PLACE,..., or a hub id with --revisions."""
     from interp.emergence.timeline import series
 
-    if "=" not in options.series:
+    if not _listed(options):
         return series(options.series, revisions=options.revisions, base=options.base)
-    pairs = [item.partition("=") for item in options.series.split(",")]
-    if wrong := [step for step, _, _ in pairs if not step.strip().isdigit()]:
-        raise ValueError(f"{wrong[0]!r} is no training step; expected STEP=PLACE,STEP=PLACE,...")
+    pairs = [item.partition("=") for item in re.split(r",(?=\s*\d+\s*=)", options.series)]
+    if wrong := [step for step, _, _ in pairs if not step.strip().isdecimal()]:
+        raise ValueError(
+            f"{options.series} is no folder, and {wrong[0]!r} in it no training step; expected a folder of "
+            "checkpoint-N, or STEP=PLACE,STEP=PLACE,..."
+        )
     if len({int(step) for step, _, _ in pairs}) < len(pairs):
         raise ValueError(f"{options.series} names a step twice; expected STEP=PLACE,STEP=PLACE,..., each step once")
     return series({int(step): place for step, _, place in pairs}, base=options.base)

@@ -1,7 +1,7 @@
 """Scores attend-and-segment on a data set with the benchmarks' own measures: gcg (AP50, mIoU, mask recall, METEOR,
 CIDEr), instances (COCO's AP, PAcc), referring (cIoU, gIoU, precision and box accuracy at 0.5), narrative (average
-recall). Writes samples.parquet, phrases.parquet, predictions.json and summary.csv, .json. Killed at any moment, the
-same command goes on where it was and ends with the same numbers."""
+recall). Writes samples.parquet, phrases.parquet, predictions.json, summary.csv, .json and report.html. Killed at any
+moment, the same command goes on where it was and ends with the same numbers."""
 
 from __future__ import annotations
 
@@ -43,11 +43,13 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--encoder", metavar="E", help="gcg: a BERT's folder or hub id, or words (default: bert-base-uncased)"
     )
-    sub.add_argument("--predictions", metavar="P", help="score these in place of the model's: gcg: folder, coco: file")
+    sub.add_argument(
+        "--predictions", metavar="P", help="score these in place of the model's: gcg: a folder, else a file"
+    )
     sub.add_argument(
         "--max-new-tokens", type=_options.positive, default=128, metavar="N", help="of an answer (default: 128)"
     )
-    sub.add_argument("--seed", type=int, default=0, help="of the intervals (default: 0)")
+    sub.add_argument("--seed", type=_options.natural, default=0, help="of the intervals (default: 0)")
     sub.add_argument("--batch", type=_options.positive, default=8, metavar="N", help="samples at a time (default: 8)")
     _options.shared(sub)
 
@@ -63,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
         folder, records, skipped = _from_files(options, dataset)
     else:
         folder, records, skipped = _from_model(options, dataset)
-    evaluation.keep(folder, options.task, evaluate(options.task, records, how, options.seed), records, skipped)
+    evaluation.keep(folder, options.task, evaluate(options.task, records, how, options.seed), records, skipped, dataset)
 
 
 def _dataset(options: argparse.Namespace) -> Iterable[Any]:
@@ -99,6 +101,7 @@ def _from_model(options: argparse.Namespace, dataset: Iterable[Any]) -> tuple[Ru
     name = options.segmenter or default_segmenter()
     segmenter = interp.load_segmenter(name, options.checkpoint, options.device)
     lmm = session.load(options)
+    _masks.check_heads(method, lmm)
     settings = {
         **session.arguments(options, lmm),
         "segmenter": name,
@@ -114,7 +117,7 @@ def _from_model(options: argparse.Namespace, dataset: Iterable[Any]) -> tuple[Ru
 
 
 def _from_files(options: argparse.Namespace, dataset: Any) -> tuple[Run, Any, Any]:
-    """The predictions in ``--predictions``: a folder for gcg, COCO's results file for instances."""
+    """The predictions in ``--predictions``: a folder for gcg, a file of COCO's results for the others."""
     from interp.evaluation import predictions
 
     path = Path(options.predictions).expanduser()
@@ -122,10 +125,13 @@ def _from_files(options: argparse.Namespace, dataset: Any) -> tuple[Run, Any, An
         records, skipped = predictions.read_gcg(path, dataset)
     elif options.task == "instances" and hasattr(dataset, "categories"):
         records, skipped = predictions.read_coco(path, dataset, dict(dataset.categories))
+    elif options.task in ("referring", "narrative"):
+        records, skipped = predictions.read_results(path, dataset)
     else:
         raise ValueError(
-            "--predictions can be scored for gcg (a folder of the released format) and for instances on coco (a "
-            f"results file), not for {options.task} on {options.dataset}; leave it out to let the model answer"
+            "--predictions can be scored for gcg (a folder of the released format), for referring and narrative (a "
+            f"file of results with sample_id) and for instances on coco (a results file), not for {options.task} on "
+            f"{options.dataset}; leave it out to let the model answer"
         )
     run = session.begin(options, session.given(options), None, weights="none: from files")
     return run, records, skipped

@@ -55,9 +55,11 @@ def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: ar
 
     counts = {name: int(found.manifest[name]) for name in ("samples", "images", "phrases", "skipped")}
     about = {**run.manifest["about"], "headline": found.headline, "by": found.manifest["by"]}
-    if run.get(figures.GALLERY) is None:
-        ids, top = found.scores[found.headline].sample_ids, found.top(BEST, options.by)
-        rows = examples(lmm, dataset, ids, top, found.headline, EXAMPLES, vars(options))
-        run.put(figures.GALLERY, figures.pack(rows))
+    score, top = found.scores[found.headline], found.top(BEST, options.by)
+    gallery = figures.gallery_key(found.manifest["batches"], found.headline, top)
+    if run.get(gallery) is None:
+        rows = examples(lmm, dataset, score.sample_ids, top, found.headline, EXAMPLES, vars(options))
+        run.put(gallery, figures.pack(rows))
+    more = {"unmatched": found.manifest["unmatched"], "gallery": gallery}
     session.warn_few(counts)
-    session.keep(run, ranking, found.tables(), session.skips(found.skipped), counts=counts, about=about)
+    session.keep(run, ranking, found.tables(), session.skips(found.skipped), counts=counts, about=about, **more)

@@ -36,12 +36,13 @@ def run(options: argparse.Namespace) -> None:
     image_id = options.image_id or Path(options.image).stem
     segmentation.inside(Path(options.out), f"{image_id}.json")
     chosen = _masks.method_options(options)
-    method_of(options.preset, **chosen)
+    method = method_of(options.preset, **chosen)
     name = options.segmenter or default_segmenter()
     if options.segmenter is None and name != SHIPPED:
         session.say(f"segmenter: {name}, since {SHIPPED} is not in {data_folder()}")
     segmenter = interp.load_segmenter(name, options.checkpoint, options.device)
     lmm = session.load(options)
+    _masks.check_heads(method, lmm)
     settings = {
         **session.arguments(options, lmm),
         "pixels": digest(image),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from interp import plugins
-from interp.comparison.result import CHOICES, EFFECTS, Measured
+from interp.comparison.result import CHOICES, EFFECTS, QUANTITIES, Measured
 from interp.statistics import contrasts
 
 
@@ -26,25 +26,32 @@ def recall_of(both: Sequence[Measured], seed: int) -> list[pd.DataFrame]:
         return []
     (a, images), (b, _) = (flat({i: m.named[i] for i in common}) for m in both)
     frame = contrasts.differences(a[:, None], b[:, None], images, higher_is_better=True, seed=seed)
-    about = {"metric": "noun_recall", "contrast": "recall", "model": "", "heads": ""}
+    about = {"quantity": "score", "metric": "noun_recall", "contrast": "recall", "model": "", "heads": ""}
     return [_labelled(frame, about, both[0].name, both[1].name)]
 
 
 def contrasts_of(
     phrases: pd.DataFrame, names: tuple[str, str], higher: Mapping[str, bool], seed: int
 ) -> list[pd.DataFrame]:
-    """All paired differences between models, settings and choices of heads."""
+    """All paired differences between models, settings and choices of heads, of specificity and of scores."""
     frames = []
-    main = tuple(phrases[["normalise", "query"]].iloc[0])
-    for metric, some in phrases.groupby("metric", sort=False):
-        table = contrasts.wide(some, ["model", "normalise", "query", "heads"])
-        for contrast, model, a, b, columns in _pairs(table.columns, names, main, str(metric)):
-            left, right = (table[[c[side] for c in columns]].to_numpy(dtype=np.float64) for side in (0, 1))
-            images = table.index.get_level_values("sample_id").tolist()
-            frame = contrasts.differences(left, right, images, higher_is_better=higher[str(metric)], seed=seed)
-            about = {"metric": metric, "contrast": contrast, "model": model, "heads": [c[1][-1] for c in columns]}
-            frames.append(_labelled(frame, about, a, b))
+    main, image = tuple(phrases[["normalise", "query"]].iloc[0]), images_of(phrases)
+    for quantity, column in QUANTITIES.items():
+        for metric, some in phrases.groupby("metric", sort=False):
+            table = contrasts.wide(some.assign(value=some[column]), ["model", "normalise", "query", "heads"])
+            images = [image[sample] for sample in table.index.get_level_values("sample_id")]
+            better = higher[str(metric)] or quantity == "specificity"
+            for contrast, model, a, b, columns in _pairs(table.columns, names, main, str(metric)):
+                left, right = (table[[c[side] for c in columns]].to_numpy(dtype=np.float64) for side in (0, 1))
+                frame = contrasts.differences(left, right, images, higher_is_better=better, seed=seed)
+                about = {"quantity": quantity, "metric": metric, "contrast": contrast, "model": model}
+                frames.append(_labelled(frame, {**about, "heads": [c[1][-1] for c in columns]}, a, b))
     return frames
+
+
+def images_of(phrases: pd.DataFrame) -> dict[str, str]:
+    """Sample id -> image id."""
+    return dict(zip(phrases["sample_id"], phrases["image_id"], strict=True))
 
 
 def _labelled(frame: pd.DataFrame, about: Mapping[str, Any], a: str, b: str) -> pd.DataFrame:

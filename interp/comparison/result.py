@@ -16,6 +16,8 @@ EFFECTS: dict[str, tuple[str, str]] = {"normalise": ("none", "answer"), "query":
 """Setting that is varied -> the two that are compared, the second less the first."""
 
 
+QUANTITIES = {"specificity": "specificity", "score": "value"}
+"""What is compared -> the column of a ranking's phrases that holds it."""
 CHOICES = ("paper", "released", *TOP)
 """Choices of heads, as in a ranking's reductions."""
 
@@ -50,13 +52,13 @@ class Measured:
 class Comparison:
     """What `compare` found; every frame is tidy, ``model`` holds the models' names.
 
-    ``models``: a row per model: sizes, phrases, noun recall (0..1) with interval. ``scores``: a row per metric, model,
-    setting and choice of heads, over the phrases that both models have. ``differences``: a row per metric, contrast and
-    choice of heads, paired (`interp.statistics.contrasts.differences`): contrast ``model`` is B - A, ``normalise`` is
-    answer - none, ``query`` is predicting - self, ``heads`` is a choice of heads - all heads, ``recall`` is B - A of
-    noun recall. ``heads``, ``layers``: each model's own, with ``depth`` 0..1. ``head_differences`` and
-    ``layer_differences``: B - A for each head and layer, if both models have as many; else without rows. ``phrases``:
-    what it all rests on.
+    ``models``: a row per model: sizes, phrases, noun recall (0..1) with interval. ``scores``: a row per quantity
+    (``specificity`` or ``score``), metric, model, setting and choice of heads, over the phrases that both models have.
+    ``differences``: a row per quantity, metric, contrast and choice of heads, paired
+    (`interp.statistics.contrasts.differences`): contrast ``model`` is B - A, ``normalise`` is answer - none, ``query``
+    is predicting - self, ``heads`` is a choice of heads - all heads, ``recall`` is B - A of noun recall. ``heads``,
+    ``layers``: each model's own, with ``depth`` 0..1. ``head_differences`` and ``layer_differences``: B - A for each
+    head and layer, if both models have as many; else without rows. ``phrases``: what it all rests on.
     """
 
     models: pd.DataFrame

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from interp.comparison.batch import measure
 from interp.comparison.result import EFFECTS, Comparison
 from interp.comparison.tables import compared
-from interp.ranking.study import check
-from interp.types import Query, Sample, Skip, Weighting
+from interp.ranking.batch import Mentions
+from interp.ranking.study import check, check_kinds
+from interp.types import By, Query, Rows, Sample, Skip, Weighting
 from interp.work.samples import repeatable
 from interp.work.store import Memory, Store
 
@@ -38,6 +39,9 @@ def compare(
     max_new_tokens: int = 128,
     store: Store | None = None,
     progress: bool = True,
+    rows: Rows = "mean",
+    mentions: Mentions = "all",
+    by: By | None = None,
 ) -> Comparison:
     """Two models side by side on the same phrases, with paired intervals.
 
@@ -56,14 +60,15 @@ def compare(
         NothingToCompare: they have none in common.
         ValueError, interp.plugins.UnknownName: as for `interp.rank`, or an unknown effect.
     """
-    check(answers, normalise, samples, batch, nulls, weighting)
+    check(answers, normalise, samples, batch, nulls, weighting, seed)
+    check_kinds(answers, rows, mentions, "none", by)
     if wrong := [e for e in effects if e not in EFFECTS]:
         raise ValueError(f"no effect {wrong[0]!r}; expected some of {', '.join(EFFECTS)}")
     if names and names[0] == names[1]:
         raise ValueError(f"both models are called {names[0]!r}; give them two names")
     again = repeatable(dataset, samples)
     how = {"answers": answers, "seed": seed, "batch": batch, "nulls": nulls, "max_new_tokens": max_new_tokens}
-    how |= {"weighting": weighting}
+    how |= {"weighting": weighting, "rows": rows, "mentions": mentions, "by": by}
     kept = Memory() if store is None else store
     settings = _settings((normalise, query), effects)
     measured = []

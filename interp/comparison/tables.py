@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from interp import plugins
-from interp.comparison.pairs import contrasts_of, flat, recall_of
+from interp.comparison.pairs import contrasts_of, flat, images_of, recall_of
 from interp.comparison.result import Comparison, Measured, NothingToCompare
 from interp.statistics import contrasts, intervals
 from interp.statistics.contrasts import KEY
-from interp.statistics.nulls import half
+from interp.statistics.nulls import halves
 from interp.statistics.scores import HeadScores
 
 
@@ -75,14 +75,16 @@ def _phrases(both: Sequence[Measured], names: Sequence[str], keys: pd.MultiIndex
             table = table.assign(occurrence=table.groupby(["metric", "heads", "sample_id", "word"]).cumcount())
             inside = pd.MultiIndex.from_frame(table.loc[:, KEY]).isin(keys)
             frames.append(table[inside].assign(model=m.name, normalise=normalise, query=query))
-    columns = ["model", "normalise", "query", *KEY, "phrase", "root", "tokens", "area", "half", "metric", "heads"]
-    return pd.concat(frames, ignore_index=True).loc[:, [*columns, "value", "null", "chance"]]
+    columns = ["model", "normalise", "query", *KEY, "image_id", "phrase", "root", "tokens", "area", "mention"]
+    columns += ["partners", "half", "metric", "heads", "value", "null", "chance", "specificity"]
+    return pd.concat(frames, ignore_index=True).loc[:, columns]
 
 
 def _models(both: Sequence[Measured], keys: pd.MultiIndex, seed: int) -> pd.DataFrame:
     rows = []
     for m in both:
         hits, images = flat(m.named)
+        image = images_of(m.words)
         hits = hits[:, None]
         interval = intervals.bootstrap(hits, images, seed=seed)
         rows.append(
@@ -92,7 +94,7 @@ def _models(both: Sequence[Measured], keys: pd.MultiIndex, seed: int) -> pd.Data
                 "heads": m.heads_per_layer,
                 "phrases": len(m.words),
                 "paired": len(keys),
-                "images": len(set(keys.get_level_values("sample_id"))),
+                "images": len({image[sample] for sample in keys.get_level_values("sample_id")}),
                 "skipped": len(m.skipped),
                 "recall": float(intervals.mean(hits)[0]),
                 "recall_low": float(interval.low[0]),
@@ -104,36 +106,47 @@ def _models(both: Sequence[Measured], keys: pd.MultiIndex, seed: int) -> pd.Data
 
 
 def _scores(phrases: pd.DataFrame, higher: Mapping[str, bool], seed: int) -> pd.DataFrame:
-    """Means, intervals and nulls over the phrases that both models have."""
+    """Means, intervals and tests over the phrases that both models have: of scores, beside their nulls, and of
+    specificity, beside 0."""
     frames = []
     by = ["metric", "model", "normalise", "query"]
+    image = images_of(phrases)
     for key, some in phrases.groupby(by, sort=False):
         group: Any = key
-        value, null, chance = (
+        value, null, chance, specific = (
             some.set_index([*KEY, "heads"])[column].unstack("heads", sort=False)
-            for column in ("value", "null", "chance")
+            for column in ("value", "null", "chance", "specificity")
         )
-        images = value.index.get_level_values("sample_id").tolist()
-        values = value.to_numpy(dtype=np.float64)
-        better = (values - null.to_numpy(dtype=np.float64)) * (1 if higher[str(group[0])] else -1)
-        interval, test = intervals.bootstrap(values, images, seed=seed), intervals.sign_flip(better, images, seed=seed)
-        frame = pd.DataFrame(
-            {
-                "heads": list(value.columns),
-                "n": np.isfinite(values).sum(0),
-                "mean": intervals.mean(values),
-                "low": interval.low,
-                "high": interval.high,
-                "null": intervals.mean(np.where(np.isfinite(values), null, np.nan).astype(np.float64)),
-                "chance": intervals.mean(np.where(np.isfinite(values), chance, np.nan).astype(np.float64)),
-                "p": test.p,
-                "p_corrected": test.p_corrected,
-            }
-        )
-        for place, (name, entry) in enumerate(zip(by, group, strict=True)):
-            frame.insert(place, name, entry)
-        frames.append(frame)
+        images = [image[sample] for sample in value.index.get_level_values("sample_id")]
+        nothing = np.full(value.shape, np.nan)
+        sign = 1 if higher[str(group[0])] else -1
+        for quantity, own, beside, area, way in (
+            ("specificity", specific, nothing, nothing, 1),
+            ("score", value, null, chance, sign),
+        ):
+            values, nulls, chances = (np.asarray(x, dtype=np.float64) for x in (own, beside, area))
+            better = (values if quantity == "specificity" else values - nulls) * way
+            columns = {"heads": list(value.columns), **_tested(values, nulls, chances, better, images, seed)}
+            frames.append(pd.DataFrame({"quantity": quantity, **dict(zip(by, group, strict=True)), **columns}))
     return pd.concat(frames, ignore_index=True)
+
+
+def _tested(
+    values: np.ndarray, null: np.ndarray, chance: np.ndarray, better: np.ndarray, images: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Columns of `_scores`, of arrays of phrases and choices of heads."""
+    interval, test = intervals.bootstrap(values, images, seed=seed), intervals.sign_flip(better, images, seed=seed)
+    defined = np.isfinite(values)
+    return {
+        "n": defined.sum(0),
+        "mean": intervals.mean(values),
+        "low": interval.low,
+        "high": interval.high,
+        "null": intervals.mean(np.where(defined, null, np.nan)),
+        "chance": intervals.mean(np.where(defined, chance, np.nan)),
+        "p": test.p,
+        "p_corrected": test.p_corrected,
+    }
 
 
 def _heads(m: Measured) -> pd.DataFrame:
@@ -160,7 +173,7 @@ def _layers(m: Measured, seed: int) -> pd.DataFrame:
         null = _nanmean(score.null if score.null is not None else np.full_like(score.values, np.nan))
         columns: dict[str, Any] = {"layer": np.arange(m.layers), "depth": _depth(np.arange(m.layers), m.layers)}
         for name, values in (("", mean), ("best_", best)):
-            interval = intervals.bootstrap(values, score.sample_ids, seed=seed)
+            interval = intervals.bootstrap(values, score.images, seed=seed)
             ends = {f"{name}low": interval.low, f"{name}high": interval.high}
             columns |= {f"{name}mean": intervals.mean(values), **ends}
         columns["null"] = intervals.mean(null)
@@ -170,7 +183,8 @@ def _layers(m: Measured, seed: int) -> pd.DataFrame:
 
 def _layer_values(score: HeadScores, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Per phrase and layer: the mean score of its heads, and the score of its best head by the other half's images."""
-    which = np.array([half(seed, i) for i in score.sample_ids], dtype=np.int64)
+    by_image = halves(seed, score.images)
+    which = np.array([by_image[i] for i in score.images], dtype=np.int64)
     best = np.full(score.values.shape[:2], np.nan)
     for own in (0, 1):
         means = intervals.mean(score.values[which != own]) * (1 if score.higher_is_better else -1)
@@ -191,23 +205,32 @@ def _by_place(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """B - A for each layer's mean over heads and for each head; without rows where the models are not alike."""
     at = [contrasts.places(contrasts.keyed(m.words), keys) for m in both]
-    images = keys.get_level_values("sample_id").tolist()
-    by_layer, by_head = [], []
-    for metric in higher:
-        scores = [m.scores[metric].values[rows].astype(np.float64) for m, rows in zip(both, at, strict=True)]
-        if scores[0].shape[1] != scores[1].shape[1]:
-            continue
-        how = {"higher_is_better": higher[metric], "seed": seed}
-        layers = np.arange(scores[0].shape[1])
-        frame = contrasts.differences(_nanmean(scores[0]), _nanmean(scores[1]), images, **how)
-        by_layer.append(pd.DataFrame({"metric": metric, "layer": layers, **frame}))
-        if scores[0].shape[2] == scores[1].shape[2]:
-            heads = scores[0].shape[2]
-            layer, head = np.divmod(np.arange(len(layers) * heads), heads)
-            left, right = (s.reshape(len(s), -1) for s in scores)
-            frame = contrasts.differences(left, right, images, **how)
-            by_head.append(pd.DataFrame({"metric": metric, "layer": layer, "head": head, **frame}))
+    image = images_of(both[0].words)
+    images = [image[sample] for sample in keys.get_level_values("sample_id")]
+    by_layer, by_head, empty = [], [], ["quantity", "metric", "layer"]
+    for quantity, part in (("specificity", "specificity"), ("score", "values")):
+        for metric in higher:
+            scores = [_part(m.scores[metric], part)[rows] for m, rows in zip(both, at, strict=True)]
+            if scores[0].shape[1] != scores[1].shape[1]:
+                continue
+            how = {"higher_is_better": higher[metric] or quantity == "specificity", "seed": seed}
+            about = {"quantity": quantity, "metric": metric}
+            layers = np.arange(scores[0].shape[1])
+            frame = contrasts.differences(_nanmean(scores[0]), _nanmean(scores[1]), images, **how)
+            by_layer.append(pd.DataFrame({**about, "layer": layers, **frame}))
+            if scores[0].shape[2] == scores[1].shape[2]:
+                heads = scores[0].shape[2]
+                layer, head = np.divmod(np.arange(len(layers) * heads), heads)
+                left, right = (s.reshape(len(s), -1) for s in scores)
+                frame = contrasts.differences(left, right, images, **how)
+                by_head.append(pd.DataFrame({**about, "layer": layer, "head": head, **frame}))
     return (
-        pd.concat(by_layer, ignore_index=True) if by_layer else pd.DataFrame(columns=["metric", "layer"]),
-        pd.concat(by_head, ignore_index=True) if by_head else pd.DataFrame(columns=["metric", "layer", "head"]),
+        pd.concat(by_layer, ignore_index=True) if by_layer else pd.DataFrame(columns=empty),
+        pd.concat(by_head, ignore_index=True) if by_head else pd.DataFrame(columns=[*empty, "head"]),
     )
+
+
+def _part(score: HeadScores, part: str) -> np.ndarray:
+    """Scores or specificity, in double precision; NaN where there is none."""
+    found = getattr(score, part)
+    return np.full(score.values.shape, np.nan) if found is None else found.astype(np.float64)

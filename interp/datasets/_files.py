@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from interp.datasets._coco_masks import CocoError
+import numpy as np
+from jaxtyping import UInt8
 
-ID = int | str
+from interp.datasets._coco_masks import CocoError
+from interp.images import read_image
 
 
 class DatasetError(CocoError):
@@ -52,73 +54,11 @@ def read_json(path: Path, kind: type = dict) -> Any:
     """
     try:
         document = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is not JSON ({error}): cut off or damaged; fetch it again") from error
     if not isinstance(document, kind):
         raise DatasetError(f"{path} holds a {type(document).__name__}; expected a {kind.__name__}")
     return document
-
-
-def records(document: Any, name: str, path: Path, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The list of that name, whose entries have these fields of these types. An empty ``name`` is the document itself.
-
-    Raises:
-        DatasetError: no such list, or an entry without such a field.
-    """
-    found = document.get(name) if name else document
-    if not isinstance(found, list):
-        raise DatasetError(f"{path} has no list {name!r}; it has {', '.join(map(str, document)) or 'nothing'}")
-    for i, record in enumerate(found):
-        wrong = [f for f, kind in fields.items() if not isinstance(record, dict) or not isinstance(record.get(f), kind)]
-        if wrong:
-            raise DatasetError(f"{path}: {name or 'entry'}[{i}] has no usable {wrong[0]!r}; got {record!r:.200}")
-    return found
-
-
-def by_id(found: Iterable[dict[str, Any]], what: str, path: Path, field: str = "id") -> dict[Any, dict[str, Any]]:
-    """The records by their ids.
-
-    Raises:
-        DatasetError: an id occurs twice.
-    """
-    known: dict[Any, dict[str, Any]] = {}
-    seen: set[str] = set()  # 1 and "1" are one name of a sample
-    for record in found:
-        if str(record[field]) in seen:
-            raise DatasetError(f"{path}: the {what} id {record[field]!r} occurs twice; ids tell them apart")
-        seen.add(str(record[field]))
-        known[record[field]] = record
-    return known
-
-
-def check_references(
-    found: Iterable[Mapping[str, Any]], field: str, known: Mapping[Any, Any], where: str, path: Path
-) -> None:
-    """Nothing, if every record's ``field`` is the id of something known.
-
-    Raises:
-        DatasetError: some point to what is not there; it names how many and the first.
-    """
-    lost = [record for record in found if record[field] not in known]
-    if lost:
-        raise DatasetError(
-            f"{path}: {len(lost)} entries point by {field} to what {where} does not hold, first {lost[0][field]!r}; "
-            f"take the entries out, or put the {where} back"
-        )
-
-
-def check_name(name: str, path: Path) -> str:
-    """The file name, if it lies below its folder. Read as a Windows path, which knows both separators and drives.
-
-    Raises:
-        DatasetError: it leads out of the folder.
-    """
-    parts = PureWindowsPath(name)
-    if not name or parts.anchor or ".." in parts.parts or "\0" in name:
-        raise DatasetError(
-            f"{path}: the file name {name!r} leads out of the folder; expected one relative to it, without '..'"
-        )
-    return name
 
 
 def find_image(name: str, folders: Sequence[Path]) -> Path:
@@ -131,3 +71,37 @@ def find_image(name: str, folders: Sequence[Path]) -> Path:
     if found is None:
         raise DatasetError(f"no file {name} in {', '.join(map(str, folders))}; fetch it, or correct its name")
     return found
+
+
+def read_as_annotated(path: Path, said: tuple[int | None, int | None]) -> UInt8[np.ndarray, "height width 3"]:
+    """The image in the frame in which it was annotated, so that masks lie on their things.
+
+    ``said`` is the (height, width) that the annotations name, None where they do not. Masks are drawn on the pixels as
+    they are stored (pycocotools and plain PIL know no EXIF orientation), unless only the upright image has that size.
+    Where size cannot tell (turned by 180 degrees, mirrored, square, nothing said), it is the stored pixels.
+
+    Raises:
+        DatasetError: neither has that size.
+    """
+    stored = read_image(path, upright=False)
+    if _is_of(stored, said):
+        return stored
+    upright = read_image(path)
+    if _is_of(upright, said):
+        return upright
+    raise DatasetError(
+        f"{path.name} has {stored.shape[0]} x {stored.shape[1]} (height x width) pixels, its annotations are for "
+        f"{said[0]} x {said[1]}: it was resized or cropped; take the original image"
+    )
+
+
+def said_size(records: Iterable[Mapping[str, Any]], masks: Iterable[Any] = ()) -> tuple[int | None, int | None]:
+    """The (height, width) that an image's records name, or else its run lengths; None where nothing does."""
+    named = [(record.get("height"), record.get("width")) for record in records]
+    lengths = [mask.get("size") for mask in masks if isinstance(mask, Mapping)]
+    sizes = [*named, *(tuple(s) for s in lengths if isinstance(s, list) and all(isinstance(v, int) for v in s))]
+    return next((size for size in sizes if len(size) == 2 and None not in size), (None, None))
+
+
+def _is_of(image: np.ndarray, said: tuple[int | None, int | None]) -> bool:
+    return all(named in (None, side) for named, side in zip(said, image.shape[:2], strict=True))

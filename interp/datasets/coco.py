@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NotRequired
 
 import numpy as np
-from PIL import Image
+from typing_extensions import TypedDict
 
 from interp.datasets import _files
-from interp.datasets._coco_masks import CocoError, PycocotoolsMissing, decode, encode, pycocotools
-from interp.datasets._files import ID
-from interp.images import read_image
+from interp.datasets._annotations import AnnotationFile, Flag, ImageEntry, Key, LeftOut, Size
+from interp.datasets._coco_masks import CocoError, PycocotoolsMissing, decode, pycocotools
+from interp.datasets._coco_write import write
 from interp.types import Sample, Skip, Target
 
 __all__ = ["PROMPT", "CocoError", "CocoImages", "Instance", "PycocotoolsMissing", "load", "write"]
 
 PROMPT = "Describe the image in detail."
+
+
+class _Category(TypedDict):
+    id: Key
+    name: str
+
+
+class _Annotation(TypedDict):
+    id: NotRequired[Any]
+    image_id: Key
+    category_id: Key
+    segmentation: list | dict
+    iscrowd: NotRequired[Flag]
+    area: NotRequired[Size | None]
+
+
+class _Caption(TypedDict):
+    image_id: Key
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -32,11 +50,19 @@ class Instance(Target):
 
 
 @dataclass(frozen=True)
+class CocoSample(Sample):
+    """A sample with its image's id in the file's own type."""
+
+    image_id: int | str = ""
+
+
+@dataclass(frozen=True)
 class CocoImages:
     """The samples of a split in the annotation file's order; can be gone through more than once, lazily each time.
 
-    An image that cannot be used (missing, unreadable, of another size than its annotations say, with a mask that cannot
-    be decoded) comes as a ``Skip`` with the reason, so that it does not end a long run.
+    An image that cannot be used (missing, unreadable, of another size than its annotations say) comes as a ``Skip``
+    with the reason, so that it does not end a long run. An entry that cannot be used (a mask that cannot be decoded, an
+    area that is no number, ...) is in ``left_out`` with the reason, and its image does without it.
     """
 
     root: Path
@@ -46,6 +72,7 @@ class CocoImages:
     categories: Mapping[int | str, str]
     captions: Mapping[int | str, str]
     apart: bool = False
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,25 +85,26 @@ class CocoImages:
                 yield Skip(str(record["id"]), f"{type(error).__name__}: {error}")
 
     def _sample(self, record: Mapping[str, Any]) -> Sample:
-        image = read_image(self._find(record["file_name"]))
+        own = self.instances.get(record["id"], ())
+        said = _files.said_size([record], [annotation["segmentation"] for annotation in own])
+        image = _files.read_as_annotated(self._find(record["file_name"]), said)
         height, width = image.shape[:2]
-        said = record.get("height", height), record.get("width", width)
-        if said != (height, width):
-            raise CocoError(
-                f"{record['file_name']} has {height} x {width} (height x width) pixels, its annotations are for "
-                f"{said[0]} x {said[1]}: it was resized, or turned by its EXIF orientation; take the original image"
-            )
-        masks: dict[str, np.ndarray] = {}
-        found: list[Instance] = []
-        for annotation in self.instances.get(record["id"], ()):
-            name = self.categories[annotation["category_id"]]
-            mask = decode(annotation["segmentation"], height, width, f"annotation {annotation.get('id')!r}")
-            masks[name] = masks[name] | mask if name in masks else mask
-            area = annotation.get("area")
-            own = None if area is None else float(area)
-            found.append(Instance(name, mask, bool(annotation.get("iscrowd")), own))
-        targets = tuple(found) if self.apart else tuple(Target(name, mask) for name, mask in masks.items())
-        return Sample(str(record["id"]), image, PROMPT, self.captions.get(record["id"]), targets)
+        found, wrong = [], None
+        for annotation in own:
+            which = f"annotation {annotation.get('id', annotation['at'])!r} of image {record['id']!r}"
+            try:
+                mask = decode(annotation["segmentation"], height, width, which)
+            except ValueError as error:
+                wrong = wrong or error
+                self.left_out.add_told(which, error)
+                continue
+            name, crowd = self.categories[annotation["category_id"]], annotation.get("iscrowd", False)
+            found.append(Instance(name, mask, crowd, annotation.get("area")))
+        if wrong and not found:
+            raise wrong
+        targets = tuple(found) if self.apart else _joined(found)
+        key = record["id"]
+        return CocoSample(str(key), image, PROMPT, self.captions.get(key), targets, key)
 
     def _find(self, name: str) -> Path:
         images = self.root / "images"
@@ -107,15 +135,14 @@ def load(
     """
     home = _files.home(root, samples, "annotations/instances_SPLIT.json and images")
     path = _annotation_file(home, split)
-    document = _files.read_json(path)
-    images = _files.by_id(_files.records(document, "images", path, {"id": ID, "file_name": str}), "image", path)
-    categories = _files.by_id(_files.records(document, "categories", path, {"id": ID, "name": str}), "category", path)
-    for record in images.values():
-        _files.check_name(record["file_name"], path)
-    fields = {"image_id": ID, "category_id": ID, "segmentation": list | dict}
-    annotations = _files.records(document, "annotations", path, fields)
-    _files.check_references(annotations, "image_id", images, "images", path)
-    _files.check_references(annotations, "category_id", categories, "categories", path)
+    left_out = LeftOut()
+    file = AnnotationFile(path, _files.read_json(path), left_out)
+    images = file.keyed(file.entries("images", ImageEntry), "images")
+    categories = file.keyed(file.entries("categories", _Category), "categories")
+    annotations = file.entries("annotations", _Annotation)
+    for name, known in (("image", images), ("category", categories)):
+        where = "images" if name == "image" else "categories"
+        annotations = file.pointing(annotations, "annotations", f"{name}_id", known, where)
     chosen = dict(list(images.items())[:samples])
     instances: dict[int | str, list[dict[str, Any]]] = {key: [] for key in chosen}
     for annotation in annotations:
@@ -124,52 +151,17 @@ def load(
     if any(isinstance(a["segmentation"], list) for some in instances.values() for a in some):
         pycocotools()  # that it is missing shows here, not in the middle of a run
     names = {key: record["name"] for key, record in categories.items()}
-    return CocoImages(home, split, tuple(chosen.values()), instances, names, _captions(home, split, images), apart)
+    captions = _captions(home, split, images, left_out)
+    left_out.tell()
+    return CocoImages(home, split, tuple(chosen.values()), instances, names, captions, apart, left_out)
 
 
-def write(samples: Iterable[Sample | Skip], folder: str | os.PathLike, split: str = "test") -> Path:
-    """Writes samples as COCO format below ``folder`` and returns the path of the instances' file.
-
-    ``SPLIT/*.png``, ``annotations/captions_SPLIT.json`` and ``annotations/instances_SPLIT.json`` (uncompressed run
-    lengths, one instance per target). Ids are the samples' own if they all are whole numbers, else 1, 2, ... with the
-    sample's id as file name. Prompts have no place in the format and are left out, as are skipped samples.
-
-    Raises:
-        CocoError: there is such a split already, an id that cannot be a file name or comes twice, a mask of another
-            size, no sample.
-    """
-    home = Path(folder).expanduser()
-    path = home / "annotations" / f"instances_{split}.json"
-    if path.exists():
-        raise CocoError(f"{path} exists; give another folder or split, or delete it")
-    for needed in (home / split, path.parent):
-        needed.mkdir(parents=True, exist_ok=True)
-    images: dict[str, dict[str, Any]] = {}
-    annotations: list[dict[str, Any]] = []
-    captions: list[dict[str, Any]] = []
-    categories: dict[str, int] = {}
-    for sample in samples:
-        if isinstance(sample, Skip):
-            continue
-        if sample.id in images or not sample.id or PureWindowsPath(sample.id).name != sample.id:
-            raise CocoError(f"sample id {sample.id!r} comes twice or cannot be a file name; give each its own")
-        images[sample.id] = _write_image(sample, home / split)
-        if sample.answer is not None:
-            captions.append({"id": len(captions) + 1, "image_id": sample.id, "caption": sample.answer})
-        for target in sample.targets:
-            category = categories.setdefault(target.phrase, len(categories) + 1)
-            found = {"id": len(annotations) + 1, "image_id": sample.id, "category_id": category, "iscrowd": 0}
-            annotations.append(
-                found | encode(target.mask, sample.image.shape[:2], f"{target.phrase!r} in {sample.id!r}")
-            )
-    if not images:
-        raise CocoError("there are no samples to write")
-    _number(images, [*annotations, *captions])
-    named = [{"id": number, "name": name, "supercategory": ""} for name, number in categories.items()]
-    about = {"info": {"description": f"{split}, written by interp"}, "licenses": [], "images": list(images.values())}
-    _dump(path.with_name(f"captions_{split}.json"), {**about, "annotations": captions})
-    _dump(path, {**about, "annotations": annotations, "categories": named})  # last: what has this file is whole
-    return path
+def _joined(found: Iterable[Instance]) -> tuple[Target, ...]:
+    """A target per category, with the union of its instances' masks."""
+    masks: dict[str, np.ndarray] = {}
+    for one in found:
+        masks[one.phrase] = masks[one.phrase] | one.mask if one.phrase in masks else one.mask
+    return tuple(Target(name, mask) for name, mask in masks.items())
 
 
 def _annotation_file(home: Path, split: str) -> Path:
@@ -181,16 +173,17 @@ def _annotation_file(home: Path, split: str) -> Path:
     return path
 
 
-def _captions(home: Path, split: str, images: Mapping[int | str, Any]) -> dict[int | str, str]:
+def _captions(home: Path, split: str, images: Mapping[int | str, Any], left_out: LeftOut) -> dict[int | str, str]:
     """The longest caption of each image that has one. Captions of other images do no harm."""
     path = home / "annotations" / f"captions_{split}.json"
     if not path.is_file():
         return {}
     found: dict[int | str, str] = {}
-    records = _files.records(_files.read_json(path), "annotations", path, {"image_id": ID, "caption": str})
+    records = AnnotationFile(path, _files.read_json(path), left_out).entries("annotations", _Caption)
+    keys = {str(key): key for key in images}
     for record in records:
-        caption, key = record["caption"].strip(), record["image_id"]
-        if key in images and len(caption) > len(found.get(key, "")):
+        caption, key = record["caption"].strip(), keys.get(str(record["image_id"]))
+        if key is not None and len(caption) > len(found.get(key, "")):
             found[key] = caption
     if records and not found:
         raise CocoError(
@@ -198,26 +191,3 @@ def _captions(home: Path, split: str, images: Mapping[int | str, Any]) -> dict[i
             f"{records[0]['image_id']!r}); the two must be of one data set"
         )
     return found
-
-
-def _write_image(sample: Sample, folder: Path) -> dict[str, Any]:
-    name = f"{sample.id}.png"
-    Image.fromarray(sample.image).save(folder / name)
-    return {"file_name": name, "height": sample.image.shape[0], "width": sample.image.shape[1]}
-
-
-def _number(images: Mapping[str, dict[str, Any]], annotations: Iterable[dict[str, Any]]) -> None:
-    """Gives the images their numbers, and the annotations those of their images."""
-    own = all(key.isascii() and key.isdecimal() and str(int(key)) == key for key in images)
-    numbers = {key: int(key) if own else i for i, key in enumerate(images, 1)}
-    for key, record in images.items():
-        record["id"] = numbers[key]
-    for annotation in annotations:
-        annotation["image_id"] = numbers[annotation["image_id"]]
-
-
-def _dump(path: Path, document: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(document))
-    os.replace(partial, path)

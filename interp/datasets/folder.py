@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.datasets import _files
+from interp.datasets._annotations import check_name
 from interp.datasets._files import DatasetError
 from interp.images import read_image
 from interp.types import Sample, Skip
@@ -41,7 +42,7 @@ def load(root: str | os.PathLike | None = None, split: str = "", samples: int | 
         DatasetError: no such folder, one without images, or a split that leads out of it.
     """
     at = _files.home(root, samples, "images")
-    at = at / _files.check_name(split, at) if split else at
+    at = at / check_name(split) if split else at
     if not at.is_dir():
         raise DatasetError(f"{at} is no folder; expected one with images")
     found = sorted(

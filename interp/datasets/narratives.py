@@ -4,19 +4,51 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 from jaxtyping import Int
+from typing_extensions import TypedDict
 
 from interp.datasets import _files
-from interp.datasets._files import ID, DatasetError
+from interp.datasets._annotations import AnnotationFile, Entry, FileName, Flag, ImageEntry, Key, LeftOut
+from interp.datasets._files import DatasetError
 from interp.images import read_image
 from interp.types import Sample, Skip, Target
 
 PROMPT = "Describe the image in detail."
+
+
+class _Panoptic(TypedDict):
+    image_id: Key
+    file_name: FileName
+    segments_info: list
+
+
+class _Segment(TypedDict):
+    id: Key
+    category_id: Key
+
+
+class _Category(TypedDict):
+    id: Key
+    isthing: Flag
+
+
+class _Narrative(TypedDict):
+    image_id: Key
+    segments: list
+
+
+class _Words(TypedDict):
+    utterance: str
+
+
+class _Part(_Words):
+    segment_ids: list[int]
+    plural: NotRequired[Flag]
 
 
 @dataclass(frozen=True)
@@ -50,13 +82,14 @@ class Narratives:
     panoptic: Mapping[str, dict[str, Any]]
     things: Mapping[str, bool]
     """Segment id -> whether its category is a thing."""
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __iter__(self) -> Iterator[Sample | Skip]:
-        for i, entry in enumerate(self.entries):
-            name = f"{entry['image_id']}-{i}"
+        for entry in self.entries:
+            name = f"{entry['image_id']}-{entry['at']}"
             try:
                 yield self._sample(entry, name)
             except (ValueError, OSError) as error:
@@ -65,31 +98,30 @@ class Narratives:
     def _sample(self, entry: Mapping[str, Any], name: str) -> NarrativeSample:
         key = str(entry["image_id"])
         file = self.images[key]["file_name"]
-        image = read_image(_files.find_image(file, [self.root / self.split, self.root / "images", self.root]))
-        segments = self._segments(self.panoptic[key]["file_name"], image.shape[:2])
+        segments = self._segments(self.panoptic[key]["file_name"])
+        places = [self.root / self.split, self.root / "images", self.root]
+        image = _files.read_as_annotated(_files.find_image(file, places), segments.shape)
         text, targets = "", []
         for part in entry["segments"]:
             words = part["utterance"].strip()
             text += (" " if text and words[:1].isalnum() else "") + words
-            ids = [int(i) for i in part["segment_ids"]]
-            if ids:
-                mask = np.isin(segments, ids)
-                if not mask.any():
-                    raise DatasetError(f"{words!r} has segments {ids}, which the panoptic image does not show")
+            ids = part.get("segment_ids", [])
+            mask = np.isin(segments, ids)
+            if mask.any():
                 thing = len(ids) > 1 or self.things[str(ids[0])]
                 span = (len(text) - len(words), len(text))
-                targets.append(Mention(words, mask, span, thing, bool(part.get("plural"))))
+                targets.append(Mention(words, mask, span, thing, part.get("plural", False)))
+            elif ids:
+                self.left_out.add_told(f"{words!r} of {name}", f"the panoptic image does not show its segments {ids}")
         if not targets:
             raise DatasetError("the narrative has no phrase with a segment")
         return NarrativeSample(name, image, PROMPT, text, tuple(targets), key)
 
-    def _segments(self, file: str, size: tuple[int, ...]) -> Int[np.ndarray, "height width"]:
+    def _segments(self, file: str) -> Int[np.ndarray, "height width"]:
         """Segment id of each pixel: R + 256 G + 256^2 B of the panoptic image."""
         folder = f"panoptic_{self.split}"
         places = [self.root / "annotations" / folder, self.root / folder]
-        colours = read_image(_files.find_image(file, places)).astype(np.int64)
-        if colours.shape[:2] != tuple(size):
-            raise DatasetError(f"the panoptic image {file} is {colours.shape[:2]}, the image {tuple(size)}")
+        colours = read_image(_files.find_image(file, places), upright=False).astype(np.int64)
         return colours @ np.array([1, 256, 65536])
 
 
@@ -109,33 +141,38 @@ def load(root: str | os.PathLike | None = None, split: str = "val2017", samples:
         _files.first_file([p / name for p in places], name)
         for name in (f"png_coco_{split}.json", f"panoptic_{split}.json")
     )
-    panoptic = _files.read_json(shown)
-    images = _keyed(_files.records(panoptic, "images", shown, {"id": ID, "file_name": str}), "id")
-    wanted = {"image_id": ID, "file_name": str, "segments_info": list}
-    annotated = _keyed(_files.records(panoptic, "annotations", shown, wanted), "image_id")
-    kinds = _keyed(_files.records(panoptic, "categories", shown, {"id": ID, "isthing": int}), "id")
-    for record in [*images.values(), *annotated.values()]:
-        _files.check_name(record["file_name"], shown)
-    things = {}
-    for record in annotated.values():
-        segments = _files.records(record["segments_info"], "", shown, {"id": ID, "category_id": ID})
-        _check(segments, "category_id", kinds, "categories", shown)
-        things |= {str(s["id"]): bool(kinds[str(s["category_id"])]["isthing"]) for s in segments}
-    entries = _files.records(_files.read_json(told, list), "", told, {"image_id": ID, "segments": list})
-    _check(entries, "image_id", images, f"images of {shown.name}", told)
-    _check(entries, "image_id", annotated, f"annotations of {shown.name}", told)
-    for entry in entries:
-        parts = _files.records(entry["segments"], "", told, {"utterance": str, "segment_ids": list})
-        lost = [i for part in parts for i in part["segment_ids"] if str(i) not in things]
+    left_out = LeftOut()
+    panoptic = AnnotationFile(shown, _files.read_json(shown), left_out)
+    images = panoptic.keyed(panoptic.entries("images", ImageEntry), "images")
+    annotated = panoptic.entries("annotations", _Panoptic)
+    kinds = panoptic.keyed(panoptic.entries("categories", _Category), "categories")
+    things: dict[str, bool] = {}
+    for record in annotated:
+        place = f"annotations[{record['at']}].segments_info"
+        segments = panoptic.checked(record["segments_info"], place, _Segment)
+        segments = panoptic.pointing(segments, place, "category_id", kinds, "categories", some=False)
+        things |= {str(s["id"]): kinds[s["category_id"]]["isthing"] for s in segments}
+    file = AnnotationFile(told, _files.read_json(told, list), left_out)
+    drawn = panoptic.keyed(annotated, "annotations", "image_id")
+    entries = file.pointing(file.entries("", _Narrative), "", "image_id", images, f"images of {shown.name}")
+    entries = file.pointing(entries, "", "image_id", drawn, f"annotations of {shown.name}")
+    read = [{**entry, "segments": _parts(file, entry, things)} for entry in entries[:samples]]
+    left_out.tell()
+    return Narratives(at, split, tuple(read), _by_text(images), _by_text(drawn), things, left_out)
+
+
+def _by_text(known: Mapping[Any, Entry]) -> dict[str, Entry]:
+    return {str(key): entry for key, entry in known.items()}
+
+
+def _parts(file: AnnotationFile, entry: Entry, things: Mapping[str, bool]) -> list[Entry]:
+    """The narrative's stretches of text. One whose segments cannot be used keeps its words: the text stays whole."""
+    place = f"[{entry['at']}].segments"
+    parts = {part["at"]: part for part in file.checked(entry["segments"], place, _Words)}
+    for part in file.checked(entry["segments"], place, _Part):
+        lost = [i for i in part["segment_ids"] if str(i) not in things]
         if lost:
-            raise DatasetError(f"{told}: a phrase points to segment {lost[0]!r}, which {shown.name} does not hold")
-    return Narratives(at, split, tuple(entries[:samples]), images, annotated, things)
-
-
-def _keyed(found: list[dict[str, Any]], field: str) -> dict[str, dict[str, Any]]:
-    """By the id as text: one file has numbers where the other has texts."""
-    return {str(record[field]): record for record in found}
-
-
-def _check(found: list[dict[str, Any]], field: str, known: Mapping[str, Any], where: str, path: Path) -> None:
-    _files.check_references([{field: str(record[field])} for record in found], field, known, where, path)
+            file.left_out[f"{file.path.name}: {place}[{part['at']}]"] = f"no segment {lost[0]!r} is known"
+        else:
+            parts[part["at"]] = part
+    return list(parts.values())

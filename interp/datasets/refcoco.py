@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from interp.datasets import _files
+from interp.datasets._annotations import AnnotationFile, Box, Entry, ImageEntry, Key, LeftOut
 from interp.datasets._coco_masks import decode
-from interp.datasets._files import ID, DatasetError
-from interp.images import read_image
+from interp.datasets._files import DatasetError
+from interp.datasets._pickles import UnsafePickle, read_pickle
 from interp.types import Sample, Skip, Target
 
+__all__ = ["Expressions", "Referent", "ReferringSample", "UnsafePickle", "load", "read_pickle"]
 PROMPT = "Describe the image in detail."
-_ALLOWED = {"set", "frozenset"}
 
 
-class UnsafePickle(DatasetError):
-    """A pickle that names classes or functions: reading it could run its author's code, so it is not read.
+class _Annotation(TypedDict):
+    id: Key
+    image_id: Key
+    segmentation: list | dict
+    bbox: NotRequired[Box]
 
-    What to do: fetch the data set again from its source, or turn the file into JSON where you trust it.
-    """
+
+class _Ref(TypedDict):
+    ref_id: Key
+    ann_id: Key
+    image_id: Key
+    split: str
+    sentences: list
+
+
+class _Sentence(TypedDict):
+    sent: str
+    sent_id: NotRequired[Key]
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,7 @@ class Expressions:
     """(ref, sentence)."""
     annotations: Mapping[Any, dict[str, Any]]
     images: Mapping[Any, dict[str, Any]]
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -69,14 +83,8 @@ class Expressions:
 
     def _image(self, ref: Mapping[str, Any]) -> np.ndarray:
         record = self.images[ref["image_id"]]
-        image = read_image(_files.find_image(record["file_name"], _folders(self.root)))
-        said = record.get("height", image.shape[0]), record.get("width", image.shape[1])
-        if said != image.shape[:2]:
-            raise DatasetError(
-                f"{record['file_name']} has {image.shape[0]} x {image.shape[1]} (height x width) pixels, its "
-                f"annotations are for {said[0]} x {said[1]}; take the original image"
-            )
-        return image
+        said = _files.said_size([record], [self.annotations[ref["ann_id"]]["segmentation"]])
+        return _files.read_as_annotated(_files.find_image(record["file_name"], _folders(self.root)), said)
 
     def _sample(self, ref: Mapping[str, Any], sentence: Mapping[str, Any], image: np.ndarray) -> ReferringSample:
         annotation = self.annotations[ref["ann_id"]]
@@ -85,7 +93,7 @@ class Expressions:
             raise DatasetError(f"the mask of annotation {ref['ann_id']!r} is empty; an expression refers to something")
         box = None
         if annotation.get("bbox"):
-            x, y, width, height = map(float, annotation["bbox"])
+            x, y, width, height = annotation["bbox"]
             box = (x, y, x + width, y + height)
         text = sentence["sent"].strip()
         return ReferringSample(
@@ -107,58 +115,32 @@ def load(root: str | os.PathLike | None = None, split: str = "val", samples: int
     at = _files.home(root, samples, "refs(BY).p or refs(BY).json and instances.json")
     path, split = _refs_file(at, split)
     instances = _files.first_file([at / "instances.json"], "instances.json")
-    document = _files.read_json(instances)
-    images = _files.by_id(
-        _files.records(document, "images", instances, {"id": ID, "file_name": str}), "image", instances
-    )
-    wanted = {"id": ID, "image_id": ID, "segmentation": list | dict}
-    annotations = _files.by_id(_files.records(document, "annotations", instances, wanted), "annotation", instances)
-    for record in images.values():
-        _files.check_name(record["file_name"], instances)
-    _files.check_references(annotations.values(), "image_id", images, "images", instances)
-    fields = {"ref_id": ID, "ann_id": ID, "image_id": ID, "split": str, "sentences": list}
-    refs = _files.records(_read_refs(path), "", path, fields)
-    _files.check_references(refs, "ann_id", annotations, "annotations", path)
-    _files.check_references(refs, "image_id", images, "images", path)
-    for ref in refs:
-        _files.records(ref["sentences"], "", path, {"sent": str})
-        if annotations[ref["ann_id"]]["image_id"] != ref["image_id"]:
-            raise DatasetError(
-                f"{path}: ref {ref['ref_id']!r} is about image {ref['image_id']!r}, its annotation is not"
-            )
-    chosen = [(ref, sentence) for ref in refs if _in(ref["split"], split) for sentence in ref["sentences"]]
+    left_out = LeftOut()
+    file = AnnotationFile(instances, _files.read_json(instances), left_out)
+    images = file.keyed(file.entries("images", ImageEntry), "images")
+    shapes = list(file.keyed(file.entries("annotations", _Annotation), "annotations").values())
+    annotations = {a["id"]: a for a in file.pointing(shapes, "annotations", "image_id", images, "images")}
+    told = AnnotationFile(path, _read_refs(path), left_out)
+    refs = told.pointing(told.entries("", _Ref), "", "ann_id", annotations, "annotations")
+    refs = told.pointing(refs, "", "image_id", images, "images")
+    chosen = [
+        (ref, sentence) for ref in refs if _in(ref["split"], split) for sentence in _sentences(told, ref, annotations)
+    ]
     if not chosen:
         there = ", ".join(sorted({ref["split"] for ref in refs}))
         raise DatasetError(f"{path} has no expressions of split {split!r}; the splits there are: {there or 'none'}")
-    return Expressions(at, tuple(chosen[:samples]), annotations, images)
+    left_out.tell()
+    return Expressions(at, tuple(chosen[:samples]), annotations, images, left_out)
 
 
-def read_pickle(data: bytes, name: str) -> Any:
-    """The plain values (lists, dicts, tuples, sets, texts, numbers) of a pickle.
-
-    Raises:
-        UnsafePickle: it asks for anything else.
-        DatasetError: it is damaged.
-    """
-    try:
-        return _Plain(io.BytesIO(data), encoding="utf-8", errors="replace").load()
-    except UnsafePickle as error:
-        raise UnsafePickle(f"{name}: {error}") from error
-    except Exception as error:  # damaged pickles raise anything
-        raise DatasetError(f"{name} is no pickle that can be read ({error!r}); fetch it again") from error
-
-
-class _Plain(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("builtins", "__builtin__") and name in _ALLOWED:
-            return {"set": set, "frozenset": frozenset}[name]
-        raise UnsafePickle(
-            f"the pickle asks for {module}.{name}; only plain lists, dicts, texts and numbers are read, since a class "
-            "could run code: save it as JSON instead"
-        )
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise UnsafePickle("the pickle refers to objects outside it; save it as JSON instead")
+def _sentences(told: AnnotationFile, ref: Entry, annotations: Mapping[Any, Entry]) -> list[Entry]:
+    """The ref's expressions that can be used; none if its annotation is about another image."""
+    which = f"[{ref['at']}]"
+    if annotations[ref["ann_id"]]["image_id"] == ref["image_id"]:
+        return told.checked(ref["sentences"], f"{which}.sentences", _Sentence)
+    why = f"ref {ref['ref_id']!r} is about image {ref['image_id']!r}, its annotation is not"
+    told.left_out.setdefault(f"{told.path.name}: {which}", why)
+    return []
 
 
 def _read_refs(path: Path) -> Any:
@@ -168,7 +150,7 @@ def _read_refs(path: Path) -> Any:
 def _refs_file(root: Path, split: str) -> tuple[Path, str]:
     """The refs file, and the split without the name of its author."""
     by, _, name = split.rpartition(":")
-    found = sorted(p for p in root.glob("refs(*).*") if p.suffix in (".p", ".json"))
+    found = sorted(p for p in root.glob("refs(*).*") if p.suffix in (".p", ".json") and p.is_file())
     named = {p.stem.removeprefix("refs(").removesuffix(")"): p for p in found}  # of a .p and a .json, the .p
     if by in named:
         return named[by], name
@@ -188,8 +170,7 @@ def _in(own: str, wanted: str) -> bool:
 
 
 def _name(ref: Mapping[str, Any], sentence: Mapping[str, Any]) -> str:
-    place = sentence.get("sent_id", ref["sentences"].index(sentence))
-    return f"{ref['ref_id']}-{place}"
+    return f"{ref['ref_id']}-{sentence.get('sent_id', sentence['at'])}"
 
 
 def _folders(root: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from interp.ranking.measure import score_batch
 from interp.ranking.result import NothingToRank
 from interp.ranking.tables import join
 from interp.types import Capture, Sample, Skip
+from interp.work.halves import in_halves
 from interp.work.samples import cut
 from interp.work.store import Store, key_of
 
@@ -86,8 +87,8 @@ def _stored(job: Job, key: str, ready: Ready, compute: Callable[[], dict[str, np
 def _recall(job: Job, group: Sequence[Sample | Skip]) -> dict[str, np.ndarray]:
     """Per sample how many of its targets the model's own answer names, and of how many."""
     samples = [s for s in group if isinstance(s, Sample)]
-    found = named_targets(job.plan.lmm, samples, job.plan.max_new_tokens)
-    counts = [[int(named.sum()), len(named)] for named in found]
+    found = in_halves(samples, lambda some: [*named_targets(job.plan.lmm, some, job.plan.max_new_tokens)])
+    counts = [[0, 0] if isinstance(named, Exception) else [int(named.sum()), len(named)] for named in found]
     return {"named": np.array(counts, dtype=np.int64).reshape(-1, 2)}
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from interp.models._overlay import ADAPTER, PROJECTOR
+from interp.models._folder import ADAPTER_CONFIG, INDEX, TRAINED, Kind, check_all_read, contents, files_in
+from interp.models._overlay import own_name, stored_in
 
-WHOLE, INDEX, ADAPTER_CONFIG = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 STAGES = {"projector": "projector", "adapter": "language model", "full": "whole model"}
-SAMPLED = 64
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Point:
     step: int
     place: str
     revision: str | None = None
-    kind: Literal["projector", "adapter", "full"] = "full"
+    kind: Kind = "full"
     tensors: Mapping[str, Header] = None  # type: ignore[assignment]
     damaged: str = ""
 
@@ -53,7 +52,7 @@ class Point:
     @property
     def changes(self) -> tuple[str, ...]:
         """Names of the weights that differ from the base's, as far as the headers tell: all of a full checkpoint's."""
-        names = (k.removeprefix("base_model.model.") for k in self.tensors or {})
+        names = map(own_name, self.tensors or {})
         return tuple(sorted({re.sub(r"\.lora_[AB]\.weight$", ".weight", name) for name in names}))
 
     def folder(self) -> Path:
@@ -61,7 +60,7 @@ class Point:
         return fetched(self.place, self.revision)
 
     def digest(self) -> str:
-        """SHA-256 over its files' names, sizes, headers and bytes (64 places of 64 KiB in files above 64 MiB)."""
+        """SHA-256 over its files' names, sizes and bytes."""
         files = {header.file for header in self.tensors.values()} | {ADAPTER_CONFIG}
         there = [path for name in sorted(files) if (path := self.folder() / name).is_file()]
         return digest_of(there)
@@ -72,37 +71,34 @@ def point_of(step: int, place: str, revision: str | None) -> Point:
     try:
         kind, files = files_of(place, revision)
         point = replace(point, kind=kind)
+        check_all_read(place, _listed(place, revision), kind, set(files))
         return replace(point, tensors={k: h for file in files for k, h in header_of(place, revision, file).items()})
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # files may hold anything
         return replace(point, damaged=f"{type(error).__name__}: {error}")
 
 
-def files_of(place: str, revision: str | None) -> tuple[Any, list[str]]:
-    """The kind of checkpoint and the files that hold its weights."""
-    there = _listed(place, revision)
-    if (ADAPTER in there) != (ADAPTER_CONFIG in there):
-        lost = ADAPTER_CONFIG if ADAPTER in there else ADAPTER
-        raise FileNotFoundError(f"{place} holds half an adapter: no {lost}; fetch or save it again")
-    if ADAPTER in there:
-        return "adapter", [ADAPTER] + [PROJECTOR] * (PROJECTOR in there)
-    if PROJECTOR in there:
-        return "projector", [PROJECTOR]
-    if WHOLE in there:
-        return "full", [WHOLE]
-    if INDEX in there:
-        from huggingface_hub import hf_hub_download
+def files_of(place: str, revision: str | None) -> tuple[Kind, list[str]]:
+    """The kind of checkpoint and the files that hold its weights.
 
-        index = Path(place, INDEX) if Path(place).is_dir() else Path(hf_hub_download(place, INDEX, revision=revision))
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        if lost := sorted(set(files) - there):
-            raise FileNotFoundError(f"{place} lacks {', '.join(lost)}, which its index names; fetch or save it again")
-        return "full", files
-    raise FileNotFoundError(f"{place} holds none of {PROJECTOR}, {ADAPTER}, {WHOLE}, {INDEX}; save it as safetensors")
+    Raises:
+        FileNotFoundError: no checkpoint, or one that lacks a file.
+    """
+    there = _listed(place, revision)
+    kind, files = contents(place, there)
+    if files != [INDEX]:
+        return kind, files
+    from huggingface_hub import hf_hub_download
+
+    index = Path(place, INDEX) if Path(place).is_dir() else Path(hf_hub_download(place, INDEX, revision=revision))
+    files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    if lost := sorted(set(files) - there):
+        raise FileNotFoundError(f"{place} lacks {', '.join(lost)}, which its index names; fetch or save it again")
+    return kind, files
 
 
 def _listed(place: str, revision: str | None) -> set[str]:
     if folder := local(place, revision):
-        return {path.name for path in folder.iterdir()}
+        return files_in(folder)
     from huggingface_hub import HfApi
 
     return set(HfApi().list_repo_files(place, revision=revision))
@@ -110,12 +106,20 @@ def _listed(place: str, revision: str | None) -> set[str]:
 
 def header_of(place: str, revision: str | None, file: str) -> dict[str, Header]:
     """The file's tensors, from its header; of a hub's file nothing else is fetched."""
-    if (folder := local(place, revision)) is None:
+    folder = local(place, revision)
+    if folder is None and file in TRAINED:
+        folder = fetched(place, revision)
+    if folder is None:
         from huggingface_hub import parse_safetensors_file_metadata
 
         tensors = parse_safetensors_file_metadata(place, file, revision=revision).tensors
         return {
             k: Header(file, t.dtype, tuple(t.shape), t.data_offsets[1] - t.data_offsets[0]) for k, t in tensors.items()
+        }
+    if file in TRAINED:
+        return {
+            k: Header(file, str(t.dtype), tuple(t.shape), t.numel() * t.element_size())
+            for k, t in stored_in(folder / file).items()
         }
     try:
         with safe_open(folder / file, "pt"):  # checks that the file has the length that its header states
@@ -150,18 +154,26 @@ def fetched(place: str, revision: str | None = None) -> Path:
         return Path(place)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(place, revision=revision, allow_patterns=["*.safetensors", "*.json"]))
+    return Path(snapshot_download(place, revision=revision, allow_patterns=["*.safetensors", "*.json", *TRAINED]))
 
 
 def digest_of(files: Sequence[Path]) -> str:
-    """SHA-256 over the files' names and sizes and over their bytes; of large files over a sample of them."""
-    digest, piece = hashlib.sha256(), 1 << 16
-    for path in files:
-        size = path.stat().st_size
+    """SHA-256 over the files' names, sizes and bytes. In one process a file is read again only if it changed."""
+    return _digest(tuple((path, *_state(path)) for path in files))
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Size, times and place on the disk: a copy that keeps the time of writing has another time of change."""
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(files: tuple[tuple[Path, int, int, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, size, *_ in files:
         digest.update(f"{path.name} {size}\n".encode())
-        whole = size <= SAMPLED * piece * 16
         with open(path, "rb") as file:
-            for i in range(-(-size // piece) if whole else SAMPLED):
-                file.seek(i * piece if whole else i * (size - piece) // (SAMPLED - 1))
-                digest.update(file.read(piece))
+            while piece := file.read(1 << 24):
+                digest.update(piece)
     return digest.hexdigest()

@@ -27,6 +27,7 @@ from interp.ranking.result import NothingToRank
 from interp.ranking.study import check, check_kinds
 from interp.statistics.nulls import MaskPool, draw
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
+from interp.work.halves import only_its_own
 from interp.work.samples import repeatable
 from interp.work.store import Memory, Store
 
@@ -67,7 +68,7 @@ def emerge(
         interp.ranking.result.NothingToRank: no checkpoint could be measured; with the reasons.
         interp.plugins.UnknownName: no metric of that name.
     """
-    check(answers, normalise, samples, batch, nulls, weighting)
+    check(answers, normalise, samples, batch, nulls, weighting, seed)
     check_kinds(answers, rows, mentions, "none", by)
     found = {name: cast(Metric, plugins.get("metrics", name)) for name in dict.fromkeys(metrics)}
     again = _held(repeatable(dataset, samples))
@@ -110,7 +111,9 @@ def _emerge(job: Job, progress: bool, by: By | None) -> Emerged:
             try:
                 measurement, left = measure(job, point, ready)
                 maps[point.step] = example_maps(job, point, ready)
-            except (ValueError, OSError) as error:
+            except Exception as error:
+                if not only_its_own(error):
+                    raise
                 swap.skipped[point.step] = f"{type(error).__name__}: {error}"
                 continue
             measured.append(measurement)

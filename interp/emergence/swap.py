@@ -12,13 +12,14 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from interp.emergence.points import Point
-from interp.emergence.weights import Files, deltas, whole
+from interp.emergence.weights import Files, whole
+from interp.models._adapter import deltas
 from interp.models._hf import BrokenCheckpoint, listed
-from interp.models._overlay import PROJECTOR, check_projector
+from interp.models._overlay import read_projector
+from interp.work.halves import only_its_own
 
 
 class Swap:
@@ -78,7 +79,9 @@ class Swap:
                 continue
             try:
                 self.to(point)
-            except (ValueError, OSError) as error:
+            except Exception as error:
+                if not only_its_own(error):
+                    raise
                 self.skipped[point.step] = f"{type(error).__name__}: {error}"
                 continue
             yield point
@@ -130,12 +133,9 @@ class Swap:
         if point.kind == "adapter":
             for name, delta in deltas(self.model, folder).items():
                 plan[name] = lambda name=name, delta=delta: self._kept(name).clone().add_(delta())
-        if (folder / PROJECTOR).is_file():
-            projector = load_file(folder / PROJECTOR)
-            check_projector(self.model, projector, folder / PROJECTOR)
-            for name, tensor in projector.items():
-                self._kept(name)
-                plan[name] = lambda name=name, tensor=tensor: tensor.to(self._weights[name].dtype)
+        for name, tensor in read_projector(self.model, folder).items():
+            self._kept(name)
+            plan[name] = lambda name=name, tensor=tensor: tensor.to(self._weights[name].dtype)
         return plan
 
     def _kept(self, name: str) -> Tensor:

@@ -12,7 +12,6 @@ Of the files only the headers are read until a checkpoint's turn comes.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,9 @@ from typing import Any
 
 import pandas as pd
 
-from interp.emergence.points import ADAPTER_CONFIG, Point, fetched, point_of
+from interp.emergence.points import Point, fetched, point_of
 from interp.emergence.swap import Swap
+from interp.models._adapter import settings
 from interp.models._lmm import LMM
 from interp.models._load import load
 from interp.models._overlay import BASE
@@ -159,8 +159,7 @@ def _with_base(found: Series) -> Series:
         if point.kind == "full":
             return replace(found, base=point.place, base_revision=point.revision)
     for point in found.sound:
-        config = point.folder() / ADAPTER_CONFIG
-        if point.kind == "adapter" and (named := json.loads(config.read_text()).get("base_model_name_or_path")):
+        if point.kind == "adapter" and (named := settings(point.folder()).get("base_model_name_or_path")):
             return replace(found, base=str(named))
     reasons = "; ".join(f"step {p.step}: {p.damaged}" for p in found.points if p.damaged)
     raise NoSeries(

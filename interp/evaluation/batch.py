@@ -17,6 +17,7 @@ from interp.models._lmm import LMM
 from interp.segmentation.method import Method
 from interp.segmentation.study import segment_capture
 from interp.types import Capture, Query, Sample, Skip, Weighting
+from interp.work.halves import only_its_own
 
 Task = Literal["gcg", "instances", "referring", "narrative"]
 
@@ -64,6 +65,7 @@ def records_of(
         batch=len(group),
         query=how.query,
         weighting=how.weighting,
+        end=how.method.end,
         max_new_tokens=how.max_new_tokens,
         phrases=_phrases_of(how.task),
     )
@@ -85,29 +87,21 @@ def _record(lmm: LMM, segmenter: Segmenter, sample: Sample, captured: Capture | 
         return made
     try:
         made = segment_capture(captured, sample.image, segmenter, method=how.method, normalise=how.normalise)
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        if not only_its_own(error):
+            raise
         failed = record(sample, f"{type(error).__name__}: {error}")
         return dataclasses.replace(failed, answer=captured.answer)
     return record(sample, made)
 
 
 def _phrases_of(task: str) -> Any:
-    """A sample -> a function of the answer's text that gives the phrases to mark; None lets the parser find them."""
+    """A sample -> the phrases to mark in its answer, as characters; None lets the parser find them."""
     if task == "referring":
-        return lambda sample: lambda text: [(0, len(text))]
+        return lambda sample: [(0, len(sample.answer))]
     if task == "narrative":
-        return lambda sample: lambda text: [_moved(t.span, sample.answer, text) for t in sample.targets]
+        return lambda sample: [t.span for t in sample.targets]
     return None
-
-
-def _moved(span: tuple[int, int], answer: str, text: str) -> tuple[int, int]:
-    """Where the characters ``span`` of the answer stand in the text of its tokens, which may have other spaces."""
-    places = [i for i, character in enumerate(text) if not character.isspace()]
-    before = sum(not c.isspace() for c in answer[: span[0]])
-    within = sum(not c.isspace() for c in answer[slice(*span)])
-    if not within or before + within > len(places):
-        raise ValueError(f"the tokenizer changed the text, so that {answer[slice(*span)]!r} is not in {text!r:.120}")
-    return places[before], places[before + within - 1] + 1
 
 
 def pack(records: Sequence[Record], skipped: Sequence[Skip]) -> dict[str, np.ndarray]:

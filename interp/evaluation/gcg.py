@@ -69,6 +69,8 @@ def evaluate(
 def mean_iou(iou: Float[np.ndarray, "found truth"]) -> float:
     """Mean IoU 0..1 of the pairs of one image: the pair of highest IoU first, each mask in one pair, until none
     overlaps; 0 where no pair does. True masks without a partner do not lower it: the mean is over pairs, as released.
+    Where both masks of a pair are empty their IoU is undefined and the pair is left out; in the released code its NaN
+    makes the whole image's value 0.
 
     >>> mean_iou(np.array([[0.9, 0.8], [0.7, 0.0]]))  # 0.9 first; what is left does not overlap
     0.9
@@ -179,9 +181,9 @@ def _sample(one: Record, likeness: _Likeness | None) -> tuple[dict[str, Any], li
 
 def _precision(records: Sequence[Record]) -> Measure:
     """COCO's AP at IoU 0.5 with one category and all scores equal, as released; images in the order of their ids."""
-    truth = [Instance(r.image_id, "object", t.mask, 1.0, t.crowd, t.area) for r in records for t in r.truths]
-    found = [Instance(r.image_id, "object", f.mask) for r in records for f in r.found]
-    value = coco_precision(truth, found, [r.image_id for r in records])["ap50"]
+    truth = [Instance(r.key, "object", t.mask, 1.0, t.crowd, t.area) for r in records for t in r.truths]
+    found = [Instance(r.key, "object", f.mask) for r in records for f in r.found]
+    value = coco_precision(truth, found, [r.key for r in records])["ap50"]
     note = "one category, all scores equal: it depends on the order of the images' ids, as released"
     return summary.without_interval("ap50", value, len(truth), "masks", note)
 

@@ -35,7 +35,7 @@ class Instance:
     """One instance in an image, true or found. ``score`` orders those that are found; ``crowd`` and ``area`` (pixels,
     the mask's if None) are of true ones."""
 
-    image: str
+    image: int | str
     category: str
     mask: RLE
     score: float = 1.0
@@ -64,17 +64,17 @@ def evaluate(
         there = everything if among == "all" else tuple(sorted({t.phrase for t in one.truths}))
         matched = categories_of([f.phrase for f in one.found], there, chosen, threshold)
         names = [f.category or name for f, name in zip(one.found, matched, strict=True)]
-        truth += [Instance(one.image_id, t.phrase, t.mask, 1.0, t.crowd, t.area) for t in one.truths]
+        truth += [Instance(one.key, t.phrase, t.mask, 1.0, t.crowd, t.area) for t in one.truths]
         for item, category in zip(one.found, names, strict=True):
             phrases.append(_row(one, item, category))
             if category is not None and areas([item.mask])[0]:  # empty masks are left out, as released
-                found.append(Instance(one.image_id, category, item.mask, 1.0 if item.score is None else item.score))
+                found.append(Instance(one.key, category, item.mask, 1.0 if item.score is None else item.score))
     table = pd.DataFrame(phrases, columns=["sample_id", "image_id", "phrase", "root", "category", "x", "y", "hit"])
     samples = _samples(records, table)
     scored = (
         "no scores: all equal, in order of the answer" if all(f.score is None for r in records for f in r.found) else ""
     )
-    precision = coco_precision(truth, found, [r.image_id for r in records])
+    precision = coco_precision(truth, found, [r.key for r in records])
     note = "; ".join(filter(None, [how, scored]))
     measures = [summary.without_interval(n, v, len(truth), "instances", note) for n, v in precision.items()]
     hits = summary.mean_of("pacc", table["hit"].to_numpy(dtype=float), list(table["image_id"]), "phrases", seed, how)
@@ -82,12 +82,13 @@ def evaluate(
 
 
 def coco_precision(
-    truth: Sequence[Instance], found: Sequence[Instance], images: Sequence[str] | None = None, most: int = 100
+    truth: Sequence[Instance], found: Sequence[Instance], images: Sequence[int | str] | None = None, most: int = 100
 ) -> dict[str, float]:
     """COCO's average precision over IoU 0.50:0.95, at 0.50, at 0.75, and of small, medium and large instances.
 
     0..1, by pycocotools' COCOeval, ``most`` detections an image; NaN where it says -1: nothing of that kind is there.
-    Where scores are equal, images count in the order of their ids and instances in the order given.
+    Where scores are equal, images count in the order of their ids (numbers as numbers, texts as texts) and instances in
+    the order given.
     """
     from pycocotools.cocoeval import COCOeval
 
@@ -192,13 +193,13 @@ def _coverage(records: Sequence[Record], table: pd.DataFrame, seed: int) -> list
     return [summary.mean_of("categories_named", values, [i for _, i in rows], "categories", seed)]
 
 
-def _ordered(images: set[str]) -> dict[str, int]:
-    """Image -> number in the order in which COCOeval would sort the data set's own ids: numbers, else texts."""
-    numbers = all(i.isascii() and i.isdecimal() for i in images)
-    return {name: n for n, name in enumerate(sorted(images, key=int if numbers else None), 1)}
+def _ordered(images: set[int | str]) -> dict[int | str, int]:
+    """Image -> number in the order in which COCOeval sorts the ids: numbers as such, texts (or both) as texts."""
+    numbers = all(isinstance(i, int) for i in images)
+    return {name: n for n, name in enumerate(sorted(images, key=None if numbers else str), 1)}  # type: ignore[type-var]
 
 
-def _coco(instances: Sequence[Instance], order: dict[str, int], names: Sequence[str]) -> Any:
+def _coco(instances: Sequence[Instance], order: dict[int | str, int], names: Sequence[str]) -> Any:
     """pycocotools' COCO of these instances, made in memory."""
     from pycocotools.coco import COCO
 

@@ -12,6 +12,7 @@ from interp.datasets._coco_masks import CocoError, decode, pycocotools
 
 RLE = dict[str, Any]
 """``{"size": [height, width], "counts": text}``: COCO's compressed run lengths, ready for JSON."""
+_AT_ONCE = 128
 
 
 def to_rles(masks: Bool[np.ndarray, "mask height width"]) -> list[RLE]:
@@ -44,8 +45,10 @@ def checked(rle: Any, size: tuple[int, int], which: str) -> RLE:
 
 
 def areas(rles: Sequence[RLE]) -> Int[np.ndarray, " mask"]:
-    """Pixels of each mask."""
-    return np.asarray(pycocotools().area(list(rles)), dtype=np.int64).reshape(-1)
+    """Pixels of each mask. Asked for some at a time: pycocotools 2.0.11 counts them in eight bits under NumPy 2.4."""
+    tools, given = pycocotools(), list(rles)
+    parts = [np.asarray(tools.area(given[i : i + _AT_ONCE]), dtype=np.int64) for i in range(0, len(given), _AT_ONCE)]
+    return np.concatenate([part.reshape(-1) for part in parts]) if parts else np.zeros(0, dtype=np.int64)
 
 
 def pairwise_iou(found: Sequence[RLE], truth: Sequence[RLE]) -> Float[np.ndarray, "found truth"]:

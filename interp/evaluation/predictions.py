@@ -6,11 +6,34 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field, StrictInt, StrictStr, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from interp.evaluation.overlap import checked
 from interp.evaluation.result import Found, Record, record
 from interp.types import Phrase, Sample, Skip
+
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Result(TypedDict):
+    segmentation: list | dict
+    score: NotRequired[_Number | None]
+    point: NotRequired[tuple[_Number, _Number] | None]
+    noun_phrase: NotRequired[str | None]
+
+
+class _OfImage(_Result):
+    image_id: StrictInt | StrictStr
+    category_id: StrictInt | StrictStr
+
+
+class _OfSample(_Result):
+    sample_id: NotRequired[StrictInt | StrictStr]
+    ref_id: NotRequired[StrictInt | StrictStr]
+    sent_id: NotRequired[StrictInt | StrictStr]
 
 
 class ResultsMismatch(ValueError):
@@ -53,14 +76,8 @@ def read_coco(
         ResultsMismatch: not such a list, an image or a category that the data set does not hold, or masks of another
             size or length.
     """
-    results = _json(path)
-    if not isinstance(results, list):
-        raise ResultsMismatch(f"{path} holds a {type(results).__name__}; expected COCO's list of results")
     by_image: dict[str, list[dict[str, Any]]] = {}
-    for i, result in enumerate(results):
-        missing = {"image_id", "category_id", "segmentation"} - set(result if isinstance(result, dict) else ())
-        if missing:
-            raise ResultsMismatch(f"{path}: result {i} has no {', '.join(sorted(missing))}")
+    for i, result in enumerate(_results(path, _OfImage)):
         if result["category_id"] not in categories:
             raise ResultsMismatch(f"{path}: result {i} is of category {result['category_id']!r}, which is not there")
         by_image.setdefault(str(result["image_id"]), []).append(result)
@@ -71,11 +88,42 @@ def read_coco(
             skipped.append(sample)
         else:
             records.append(_with(sample, "", _instances(path, sample, own, categories)))
-    if by_image:
-        raise ResultsMismatch(
-            f"{path} has results for {len(by_image)} images that are not among the samples, first "
-            f"{next(iter(by_image))!r}: results of another data set or split, or of more samples (--samples)"
-        )
+    _all_known(path, by_image, "images")
+    return records, skipped
+
+
+def read_results(path: Path, samples: Iterable[Sample | Skip]) -> tuple[list[Record], list[Skip]]:
+    """Records of a file like the ``predictions.json`` that `interp evaluate` writes: a list with sample_id (RefCOCO's:
+    ref_id and sent_id will do), segmentation, and, if there are, score, point, noun_phrase. The n-th result of a sample
+    belongs to its n-th phrase; a sample without any counts as a miss.
+
+    Raises:
+        ResultsMismatch: not such a list, a sample that the data set does not hold, other numbers of results and
+            phrases, or masks of another size or length.
+    """
+    by_sample: dict[str, list[dict[str, Any]]] = {}
+    for i, result in enumerate(_results(path, _OfSample)):
+        name = result.get("sample_id", f"{result.get('ref_id')}-{result.get('sent_id')}")
+        if not ("sample_id" in result or {"ref_id", "sent_id"} <= set(result)):
+            raise ResultsMismatch(f"{path}: result {i} says neither sample_id nor ref_id and sent_id")
+        by_sample.setdefault(str(name), []).append(result)
+    records, skipped = [], []
+    for sample in samples:
+        own = by_sample.pop(sample.sample_id if isinstance(sample, Skip) else sample.id, [])
+        if isinstance(sample, Skip):
+            skipped.append(sample)
+            continue
+        if own and len(own) != len(sample.targets):
+            raise ResultsMismatch(
+                f"{path} has {len(own)} results for {sample.id!r}, which has {len(sample.targets)} phrases; expected "
+                "one for each, in order"
+            )
+        found = [
+            _found(path, sample, result, target.phrase) for result, target in zip(own, sample.targets, strict=False)
+        ]
+        made = _with(sample, sample.answer or "", found)
+        records.append(made if own else dataclasses.replace(made, failed="the results hold nothing for it"))
+    _all_known(path, by_sample, "samples")
     return records, skipped
 
 
@@ -101,15 +149,41 @@ def _gcg(path: Path, sample: Sample) -> Record:
 def _instances(
     path: Path, sample: Sample, results: Sequence[dict[str, Any]], categories: dict[Any, str]
 ) -> Iterator[Found]:
-    for i, result in enumerate(results):
+    for result in results:
         name = categories[result["category_id"]]
-        point = result.get("point")
-        yield Found(
-            _phrase(str(result.get("noun_phrase") or name)),
-            _mask(result["segmentation"], sample, f"result {i} of image {sample.id!r} in {path}"),
-            None if point is None else (float(point[0]), float(point[1])),
-            float(result["score"]) if result.get("score") is not None else None,
-            name,
+        yield dataclasses.replace(_found(path, sample, result, name), category=name)
+
+
+def _found(path: Path, sample: Sample, result: dict[str, Any], name: str) -> Found:
+    which = f"result {result['at']} of image {sample.id!r} in {path}"
+    mask = _mask(result["segmentation"], sample, which)
+    return Found(_phrase(result.get("noun_phrase") or name), mask, result.get("point"), result.get("score"))
+
+
+def _results(path: Path, schema: type) -> list[dict[str, Any]]:
+    """The file's results as the schema has them. Predictions must be whole: a bad one is refused, not left out."""
+    results = _json(path)
+    if not isinstance(results, list):
+        raise ResultsMismatch(f"{path} holds a {type(results).__name__}; expected COCO's list of results")
+    adapter: TypeAdapter[Any] = TypeAdapter(schema)
+    checked_ones: list[dict[str, Any]] = []
+    for i, result in enumerate(results):
+        try:
+            checked_ones.append({**adapter.validate_python(result), "at": i})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "entry"
+            raise ResultsMismatch(
+                f"{path}: result {i} has no usable {place}: {first['msg']}, got {first['input']!r:.80}"
+            ) from error
+    return checked_ones
+
+
+def _all_known(path: Path, left: dict[str, Any], what: str) -> None:
+    if left:
+        raise ResultsMismatch(
+            f"{path} has results for {len(left)} {what} that are not among the samples, first {next(iter(left))!r}: "
+            "results of another data set or split, or of more samples (--samples)"
         )
 
 

@@ -64,6 +64,13 @@ class Record:
     truths: tuple[Truth, ...]
     captions: tuple[str, ...] = ()
     failed: str | None = None
+    image_key: int | str | None = None
+    """The image's id in the data set's own type: numbers and texts have other orders, and COCO's AP depends on it."""
+
+    @property
+    def key(self) -> int | str:
+        """The image's id in its own type; where the data set says none, the text."""
+        return self.image_id if self.image_key is None else self.image_key
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -109,6 +116,7 @@ def record(sample: Sample, segmentation: Segmentation | str) -> Record:
         truths=_truths(sample, size),
         captions=tuple(captions),
         failed=failed,
+        image_key=getattr(sample, "image_id", None),
     )
 
 

@@ -4,8 +4,7 @@ b = relu(a - mean(a)); its positive patches fall into 8-connected components C; 
 S = - sum of p(C) log p(C). Localization heads (Kang et al., arXiv 2503.06287, section 3), after spatial entropy for
 saliency maps (Peruzzo et al., arXiv 2206.04636).
 
-Reruns of the published code take relu(a - 2 mean(a)) and leave patches below 0.001 out of every component but not out
-of the total. Here the paper's formula is used, without a fixed threshold, which would depend on the grid's size.
+The published code takes the same relu(S - mean). No fixed threshold is used here: it would depend on the grid's size.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
+
+from interp.models._folder import BASE
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
@@ -26,28 +30,68 @@ def load(model_class: Any, checkpoint: str, **from_pretrained: Any) -> tuple[tor
     """The model in eval mode and its processor.
 
     Raises:
-        BrokenCheckpoint: with the names of the weights that the checkpoint lacks. transformers would fill them with
-            random numbers and go on.
+        BrokenCheckpoint: with the names of the weights that the checkpoint lacks or has in other shapes. transformers
+            would fill them with random numbers and go on.
     """
-    model, info = model_class.from_pretrained(checkpoint, output_loading_info=True, **from_pretrained)
+    options = {"ignore_mismatched_sizes": True, **from_pretrained}  # an error below, with names and shapes
+    model, info = model_class.from_pretrained(checkpoint, output_loading_info=True, **options)
+    if (other := sorted(info["mismatched_keys"])) and "ignore_mismatched_sizes" not in from_pretrained:
+        told = [f"{name} {tuple(came)}, expected {tuple(wanted)}" for name, came, wanted in other]
+        raise BrokenCheckpoint(
+            f"{checkpoint} has {len(other)} weights of other shapes than its config.json says: {listed(told)}. Take "
+            "the weights and the config.json of one model"
+        )
     if missing := sorted(info["missing_keys"]):
         raise BrokenCheckpoint(
             f"{checkpoint} lacks {len(missing)} of the weights of {model_class.__name__}: {listed(missing)}. "
             "Download or save it again."
         )
     hub = {k: v for k, v in from_pretrained.items() if k in HUB_OPTIONS}
-    processor = AutoProcessor.from_pretrained(checkpoint, **hub)
-    if processor.patch_size is None:  # processors saved before 2025 leave these three to the model
-        processor.patch_size = model.config.vision_config.patch_size
-        processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
-        processor.num_additional_image_tokens = int("clip_vision" in model.config.vision_config.model_type)
-    return model.eval(), processor
+    return model.eval(), completed(AutoProcessor.from_pretrained(_with_processor(checkpoint), **hub), model.config)
+
+
+def completed(processor: Any, config: Any) -> Any:
+    """The processor; or, if it was saved before 2025, a copy with three settings that only the model had."""
+    vision = getattr(config, "vision_config", None)
+    strategy = getattr(config, "vision_feature_select_strategy", None)
+    wanted = {"patch_size": getattr(vision, "patch_size", None), "vision_feature_select_strategy": strategy}
+    if getattr(processor, "vision_feature_select_strategy", None) in (None, strategy):  # CLIP has a class token
+        wanted["num_additional_image_tokens"] = int("clip_vision" in getattr(vision, "model_type", ""))
+    missing = {k: v for k, v in wanted.items() if v and hasattr(processor, k) and not getattr(processor, k)}
+    if not missing:
+        return processor
+    processor = copy.copy(processor)
+    for name, value in missing.items():
+        setattr(processor, name, value)
+    return processor
+
+
+def _with_processor(checkpoint: str) -> str:
+    """The checkpoint's folder, or base/ beside it where training saved the processor there alone."""
+    files, base = ("processor_config.json", "preprocessor_config.json"), Path(checkpoint).parent / BASE
+    own, beside = (any((folder / file).is_file() for file in files) for folder in (Path(checkpoint), base))
+    return str(base) if Path(checkpoint).is_dir() and beside and not own else checkpoint
 
 
 def listed(names: Sequence[str], limit: int = 20) -> str:
     """The names joined by commas; after ``limit`` names only how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def check_text(what: str, text: str) -> None:
+    """Nothing, if every character of the text is one.
+
+    Raises:
+        ValueError: a half of a character (a lone surrogate), which no tokenizer takes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the {what} {text!r} holds half a character at {error.start}; expected text as UTF-8: give it again, or "
+            "leave that character out"
+        ) from error
 
 
 def template(processor: Any, prompt: str, fallback: str | None = None) -> str:
@@ -59,6 +103,7 @@ def template(processor: Any, prompt: str, fallback: str | None = None) -> str:
         ValueError: empty prompt, several image places, or no template to put the prompt in.
     """
     mark = processor.image_token
+    check_text("prompt", prompt)
     if not prompt.replace(mark, "").strip():
         raise ValueError(f"the prompt is empty ({prompt!r}); give it a text such as 'Describe the image in detail.'")
     if prompt.count(mark) == 1:
@@ -70,7 +115,13 @@ def template(processor: Any, prompt: str, fallback: str | None = None) -> str:
         )
     if getattr(processor, "chat_template", None):
         said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
-        text = processor.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+        try:
+            text = str(processor.apply_chat_template(said, add_generation_prompt=True, tokenize=False))
+        except Exception as error:  # a template is a program: it may raise anything
+            raise ValueError(
+                f"the processor's chat template fails on the prompt {prompt!r} ({type(error).__name__}: {error}); mend "
+                f"the template, or give the whole text before the answer, with {mark} for the image"
+            ) from error
     elif fallback:
         text = fallback.format(image=mark, prompt=prompt)
     else:

@@ -4,26 +4,57 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+WORDS = 1 << 16
+"""Words of 32 bits in a block of `mixed`."""
 
 
 def fingerprint(model: Any) -> str:
-    """A hash of the type and up to 64 values of every parameter: another checkpoint of the same name, or the same in
-    another precision, must not be taken for this."""
+    """A hash of every weight and buffer, name, type, shape and bytes: another checkpoint of the same name, the same in
+    another precision or one with a single head pruned must not be taken for this. On a GPU the bytes are reduced where
+    they lie (`mixed`), so that only 1/16,384 of them is moved; there it is another hash than on the CPU."""
     if not isinstance(model, torch.nn.Module):
         return ""
-    parts: dict[torch.device, list[torch.Tensor]] = {}
     digest = hashlib.sha256()
-    for parameter in model.parameters():
-        digest.update(str(parameter.dtype).encode())
-        flat = parameter.detach().reshape(-1)
-        if flat.numel() and not flat.is_meta:
-            parts.setdefault(flat.device, []).append(flat[:: -(-flat.numel() // 64)].double())
-    for some in parts.values():
-        digest.update(torch.cat(some).cpu().numpy().tobytes())
+    for name, tensor in _tensors(model):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        for piece in _bytes(tensor):
+            digest.update((mixed(piece) if piece.is_cuda else piece).cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def mixed(data: UInt8[Tensor, " byte"]) -> Int64[Tensor, "two block"]:
+    """Two sums of 64 bits for each 256 KiB, on the device where the bytes are: the 32-bit words times fixed odd random
+    numbers, modulo 2^64. Two blocks that differ have the same sums with a probability of at most 2^-62 (multilinear
+    hashing: Carter and Wegman 1979). ``torch.hash_tensor`` is an XOR, which does not see two values change places."""
+    words = torch.nn.functional.pad(data, (0, -len(data) % (4 * WORDS))).view(torch.int32).view(-1, WORDS)
+    generator = torch.Generator().manual_seed(0)  # on the CPU: the same numbers everywhere
+    factors = torch.randint(-(1 << 62), 1 << 62, (2, WORDS), generator=generator) * 2 + 1
+    return torch.stack([(words * factor).sum(1) for factor in factors.to(data.device)])
+
+
+def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the whole model. Weights that are offloaded are fetched, a module at a time."""
+    from accelerate.utils import align_module_device, has_offloaded_params
+
+    there = dict(model.named_buffers()) | model.state_dict()
+    yield from ((name, there[name]) for name in sorted(there) if isinstance(there[name], Tensor))
+    for name, module in model.named_modules():
+        if has_offloaded_params(module):
+            with align_module_device(module, torch.device("cpu")):
+                yield from module.named_parameters(prefix=name, recurse=False)
+
+
+def _bytes(tensor: Tensor) -> Iterator[UInt8[Tensor, " byte"]]:
+    """In pieces of up to 64 MiB; none of a tensor that is not in memory."""
+    if not tensor.is_meta and tensor.numel():
+        yield from tensor.detach().contiguous().reshape(-1).view(torch.uint8).split(1 << 26)
 
 
 def setup(lmm: Any) -> str:
@@ -56,8 +87,6 @@ def _kernels(config: Any) -> list[Any]:
 def hash_weights(model: Any) -> str:
     """SHA-256 over the state dict: name, type, shape and bytes of every tensor, one at a time; ``offloaded`` if some
     weights are not in memory (then they cannot be read without loading them layer by layer)."""
-    import torch
-
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if not isinstance(tensor, torch.Tensor):
@@ -65,7 +94,6 @@ def hash_weights(model: Any) -> str:
         if tensor.is_meta:
             return "offloaded"
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        for piece in flat.split(1 << 26):
+        for piece in _bytes(tensor):
             digest.update(piece.cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from transformers.utils.hub import cached_file
 
 from interp import plugins
 from interp.models import _overlay as overlay
-from interp.models._hf import HUB_OPTIONS, BrokenCheckpoint
+from interp.models._hf import HUB_OPTIONS, BrokenCheckpoint, completed
 from interp.models._lmm import LMM
 from interp.plugins import data_folder, shipped
 
@@ -27,13 +29,15 @@ class UnknownModel(LookupError):
 
 
 def wrap(model: Any, processor: Any) -> LMM:
-    """An LMM of a model and a processor that are loaded already. Neither is changed.
+    """An LMM of a model and a processor that are loaded already. Neither is changed; what an old processor
+    leaves to the model is set in a copy of it.
 
     Raises:
         interp.plugins.UnknownName: no family module for the model's ``model_type``.
     """
     if hasattr(model, "get_base_model"):  # a PEFT model: its layers are inside the base model, unmerged
         model = model.get_base_model()
+    processor = completed(processor, model.config)
     return LMM(model, processor, _family(model.config.model_type), model.config._name_or_path or type(model).__name__)
 
 
@@ -77,15 +81,64 @@ def load(
         hub, from_pretrained = {}, {k: v for k, v in from_pretrained.items() if k not in hub}
     family = _family(_model_type(str(name), source, hub))
     placed = "device_map" in from_pretrained or "quantization_config" in from_pretrained
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_of(device)
     dtype = dtype or ("auto" if placed or device.type != "cpu" else torch.float32)
-    model, processor = family.load(source, dtype=dtype, **from_pretrained)
+    with _explained(str(name)):
+        model, processor = family.load(source, dtype=dtype, **from_pretrained)
     if checkpoint:
         overlay.overlay(model, checkpoint)
     if not placed:
         model.to(device)
     check_finite(model, str(name))
     return LMM(model, processor, family, str(name))
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """The device of that name; None is the GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError, ...
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"there is no device {str(device)!r} here ({why}); expected cpu, cuda, cuda:1, ... as far as this machine "
+            "has them, or none for the GPU where there is one"
+        ) from error
+    if found.type == "meta":
+        raise ValueError("the device 'meta' holds no numbers; expected cpu, cuda, cuda:1, ...")
+    return found
+
+
+def check_place(name: str) -> None:
+    """Nothing, if a model of a known family lies there, told from its configuration alone.
+
+    Raises:
+        UnknownModel, interp.plugins.UnknownName: as for `load`.
+    """
+    source, _ = _find(name)
+    if not _released(source, {}):
+        _family(_model_type(name, source, {}))
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """What readers raise on files that are cut off, of other shapes or nonsense, said as a BrokenCheckpoint."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # SafetensorError, RuntimeError, KeyError, RecursionError, ...: any
+        why = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())[:600]
+        raise BrokenCheckpoint(
+            f"{name} cannot be loaded ({type(error).__name__}: {why}): a file is cut off, damaged or of another model; "
+            "fetch or save it again"
+        ) from error
 
 
 @torch.no_grad()
@@ -105,17 +158,24 @@ def _find(name: str) -> tuple[str, overlay.Checkpoint | None]:
     """What to give from_pretrained, and the checkpoint to lay over it."""
     for path in (Path(name), data_folder() / name):
         if (path / overlay.BASE / "config.json").is_file():
-            series = overlay.find(path)
-            return str(path / overlay.BASE), series[-1] if series else None
+            series = overlay.paths(path)
+            return _over(path / overlay.BASE, series[-1]) if series else (str(path / overlay.BASE), None)
         if (path.parent / overlay.BASE / "config.json").is_file():
             if path.name == overlay.BASE:
                 return str(path), None
-            series = overlay.find(path.parent)
-            if chosen := next((c for c in series if c.path.name == path.name), None):
-                return str(path.parent / overlay.BASE), chosen
-            there = ", ".join(c.path.name for c in series)
+            series = overlay.paths(path.parent)
+            if chosen := next((c for c in series if c.name == path.name), None):
+                return _over(path.parent / overlay.BASE, chosen)
+            there = ", ".join(c.name for c in series)
             raise UnknownModel(f"{path.parent} has no checkpoint {path.name!r}; there are: {there or 'none'}")
     return (str(data_folder() / name) if (data_folder() / name / "config.json").is_file() else name), None
+
+
+def _over(base: Path, path: Path) -> tuple[str, overlay.Checkpoint | None]:
+    """The checkpoint over its base; a whole model stands by itself."""
+    chosen = overlay.checkpoint(path)
+    overlay.check(chosen)
+    return (str(path), None) if chosen.kind == "full" else (str(base), chosen)
 
 
 def _released(source: str, hub: dict[str, Any]) -> bool:
@@ -133,9 +193,10 @@ def _model_type(name: str, source: str, hub: dict[str, Any]) -> str:
     """From the checkpoint's configuration, which transformers need not know: the family registers it."""
     try:
         config, _ = PreTrainedConfig.get_config_dict(source, **hub)
-        return config["model_type"]
-    except (OSError, ValueError, KeyError) as error:
-        problem = ValueError("its config.json names no model_type") if isinstance(error, KeyError) else error
+        return str(config["model_type"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        known = isinstance(error, OSError | ValueError)
+        problem = error if known else ValueError("its config.json names no model_type, or is no object of JSON")
         raise UnknownModel(_nowhere(name, source, problem)) from error
 
 

@@ -33,20 +33,23 @@ def side_by_side(
     metric: str,
     differences: pd.DataFrame | None = None,
     *,
+    by: str = "mean",
     higher_is_better: bool = True,
     level: float = 0.05,
 ) -> Figure:
     """Both models' layer x head maps on one scale and, where both have as many heads, B - A with dots where it is sure.
 
     ``heads``: ``model metric layer head mean``, of two models and one setting; ``differences``: ``metric layer head
-    difference p_corrected``. Bright is better; in the difference orange is where B scores higher.
+    difference p_corrected``, of one quantity. ``by="specificity"`` shows how well heads tell the named thing. Bright is
+    better; in the difference orange is where B scores higher.
 
     Raises:
         ValueError: the frame has no row of this metric.
     """
-    rows: Any = select(heads, metric)
+    rows: Any = select(heads, metric, by)
     names = list(dict.fromkeys(rows["model"]))
-    maps = [square(rows[rows["model"] == name], "mean") for name in names]
+    maps = [square(rows[rows["model"] == name], by) for name in names]
+    higher_is_better = higher_is_better or by == "specificity"
     own: Any = None if differences is None or differences.empty else differences[differences["metric"] == metric]
     gap = None if own is None or not known(own, "difference") else square(own, "difference")
     low, high = np.nanmin([np.nanmin(m) for m in maps]), np.nanmax([np.nanmax(m) for m in maps])
@@ -63,7 +66,8 @@ def side_by_side(
             best = np.unravel_index(np.nanargmax(means if higher_is_better else -means), means.shape)
             _frame(axes, means.shape, f"{name}\nbest L{best[0]} H{best[1]}: {means[best]:.3g}")
         bar = figure.colorbar(image, ax=grid[: len(maps)], pad=0.02)
-        bar.set_label(f"{words(metric)}, {'higher' if higher_is_better else 'lower'} is better")
+        shown = words(metric) if by == "mean" else f"{words(metric)}, specificity"
+        bar.set_label(f"{shown}, {'higher' if higher_is_better else 'lower'} is better")
         if gap is not None and own is not None:
             _gap(figure, grid[-1], gap, own, level)
     return figure
@@ -116,17 +120,22 @@ def profiles(layers: pd.DataFrame, metric: str, *, higher_is_better: bool = True
     return figure
 
 
-def effects(differences: pd.DataFrame, metric: str, *, higher_is_better: bool = True) -> Figure:
+def effects(
+    differences: pd.DataFrame, metric: str, *, higher_is_better: bool = True, quantity: str = "score"
+) -> Figure:
     """Every paired difference of the metric with its 95 % interval, grouped by what is compared.
 
-    ``differences``: ``metric contrast model heads a_is b_is difference low high favours``. Filled marks are those that
-    favour one side (`interp.statistics.contrasts.differences`).
+    ``differences``: ``metric contrast model heads a_is b_is difference low high favours``; ``quantity``: of ``score``
+    or ``specificity``, if the frame has both. Filled marks are those that favour one side
+    (`interp.statistics.contrasts.differences`).
 
     Raises:
         ValueError: no difference of this metric is defined.
     """
     rows: Any = differences[(differences["metric"] == metric) & differences["difference"].notna()]
+    rows = rows[rows["quantity"] == quantity] if "quantity" in rows else rows
     rows = rows[rows["contrast"].isin(["model", *CONTRASTS])]
+    higher_is_better = higher_is_better or quantity == "specificity"
     if rows.empty:
         raise ValueError(f"no difference of {metric!r} is defined: there is nothing to draw")
     names = list(rows.loc[rows["contrast"] == "model", ["a_is", "b_is"]].iloc[0])
@@ -139,7 +148,8 @@ def effects(differences: pd.DataFrame, metric: str, *, higher_is_better: bool = 
         panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=[h + 0.6 for h in heights])
         for axes, (contrast, some) in zip(panels[:, 0], groups, strict=True):
             _forest(axes, str(contrast), some, names)
-        panels[-1, 0].set_xlabel(f"difference in {words(metric)} ({'>' if higher_is_better else '<'} 0 is better)")
+        shown = words(metric) if quantity == "score" else f"specificity ({words(metric)})"
+        panels[-1, 0].set_xlabel(f"difference in {shown} ({'>' if higher_is_better else '<'} 0 is better)")
         handles = [
             Line2D([], [], color=c, marker="o", linestyle="none", label=n) for c, n in zip(MODELS, names, strict=True)
         ]

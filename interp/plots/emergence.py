@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
+from interp.plots._curves import LEADERS, THINGS, WORDS, column, field_of, leaders_of
 from interp.plots.heads import known, select, square
-from interp.plots.style import MEAN, NULL, SCORES, style, words
-from interp.statistics.intervals import mean
+from interp.plots.style import MEAN, SCORES, style, words
 
-LEADERS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00")
 LOSS = "caption loss\n[nats a token]"
-
-
-class Kind(NamedTuple):
-    """What a curve shows: columns of its value, its interval and its onset, and what heads come to do."""
-
-    value: str
-    low: str
-    high: str
-    onset: str
-    said: str
-
-
-THINGS = Kind("mean", "low", "high", "onset", "look at things")
-WORDS = Kind("specificity", "specificity_low", "specificity_high", "onset_word", "tell the named thing from the others")
 
 
 def growth(heads: pd.DataFrame, onsets: pd.DataFrame, metric: str, steps: pd.DataFrame | None = None) -> Figure:
@@ -59,8 +42,8 @@ def growth(heads: pd.DataFrame, onsets: pd.DataFrame, metric: str, steps: pd.Dat
         panels = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
         own = onsets.loc[onsets["metric"] == metric, :]
         for axes, kind in zip(panels, [THINGS] + [WORDS] * with_words, strict=False):
-            _field(axes, rows, kind)
-            _leaders(axes, rows, own, kind)
+            field_of(axes, rows, kind)
+            leaders_of(axes, rows, own, kind)
             count = int(np.isfinite(column(own, kind.onset)).sum())
             axes.set_title(f"{words(metric)}: {count} of {len(own)} heads come to {kind.said}")
             axes.set_ylabel("specificity" if kind is WORDS else words(metric))
@@ -92,8 +75,8 @@ def side_by_side(series: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, pd.DataF
         panels = figure.subplots(2, len(tables), squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1])
         for (top, bottom), (name, (rows, own, steps)) in zip(panels.T, tables.items(), strict=True):
             kind = WORDS if known(rows, "specificity") else THINGS
-            _field(top, rows, kind)
-            _leaders(top, rows, own, kind)
+            field_of(top, rows, kind)
+            leaders_of(top, rows, own, kind)
             _loss(bottom, steps)
             top.set_title(f"{name}: {int(np.isfinite(column(own, kind.onset)).sum())} of {len(own)} heads")
             top.legend(loc="upper left", fontsize=7, ncols=2, frameon=True, framealpha=1, edgecolor="none")
@@ -178,59 +161,9 @@ def _dots(axes: Axes, layers: Float[np.ndarray, " head"], first: Float[np.ndarra
     axes.set_ylim(layers.max() + 0.6, -0.6)
 
 
-def column(rows: pd.DataFrame, name: str) -> Float[np.ndarray, " row"]:
-    """The column as plain numbers."""
-    return rows[name].to_numpy(dtype=float)
-
-
-def _leading(rows: pd.DataFrame, own: pd.DataFrame) -> Sequence[tuple[int, int]]:
-    last = rows.loc[rows["step"] == rows["step"].max(), :]
-    if known(last, "specificity"):
-        above, started = square(last, "specificity"), np.isfinite(square(own, "onset_word"))
-    else:
-        mean, null, started = square(last, "mean"), square(last, "null"), np.isfinite(square(own, "onset"))
-        above = mean - np.where(np.isfinite(null), null, 0.0)
-        # Which way is better shows in the table: heads with an onset lie beyond their null.
-        above = above * (-1 if started.any() and above[started].mean() < 0 else 1)
-    order = np.lexsort((-np.nan_to_num(above, nan=-np.inf).ravel(), ~started.ravel()))[: len(LEADERS)]
-    return [(int(i // above.shape[1]), int(i % above.shape[1])) for i in order]
-
-
-def _field(axes: Axes, rows: pd.DataFrame, kind: Kind) -> None:
-    steps = np.unique(column(rows, "step"))
-    parts = [rows.loc[rows["step"] == step, :] for step in steps]
-    means = np.stack([square(part, kind.value).ravel() for part in parts])
-    lines = [np.column_stack([steps, line]) for line in means.T]
-    axes.add_collection(LineCollection(lines, colors="#b9c0c8", linewidths=0.7, alpha=0.6, zorder=1))
-    if kind is WORDS:
-        axes.axhline(0, color=NULL, linestyle="--", linewidth=1.2, label="does not know the word")
-    elif known(rows, "null"):
-        null = [np.nanmean(column(part, "null")) for part in parts]
-        axes.plot(steps, null, color=NULL, linestyle="--", linewidth=1.2, label="null: masks of\nother images")
-    axes.plot(steps, mean(means.T), color="#5b6675", linewidth=1.4, label=f"mean of {means.shape[1]} heads")
-    axes.autoscale_view()
-
-
-def _leaders(axes: Axes, rows: pd.DataFrame, own: pd.DataFrame, kind: Kind) -> None:
-    for colour, (layer, head) in zip(LEADERS, _leading(rows, own), strict=False):
-        _curve(axes, rows, own, layer, head, colour, kind)
-
-
 def _loss(axes: Axes, steps: pd.DataFrame) -> None:
     axes.fill_between(steps["step"], steps["loss_low"], steps["loss_high"], color=MEAN, alpha=0.25, linewidth=0)
     axes.plot(steps["step"], steps["loss"], color=MEAN, marker="o", markersize=3)
-
-
-def _curve(axes: Axes, rows: pd.DataFrame, own: pd.DataFrame, layer: int, head: int, colour: str, kind: Kind) -> None:
-    mine = rows.loc[(rows["layer"] == layer) & (rows["head"] == head), :]
-    order = np.argsort(column(mine, "step"))
-    steps, means, low, high = (column(mine, name)[order] for name in ("step", *kind[:3]))
-    onset = float(square(own, kind.onset)[layer, head])
-    note = f"from step {onset:g}" if np.isfinite(onset) else "no onset"
-    axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(steps, means, color=colour, marker="o", markersize=3, label=f"L{layer} H{head}, {note}")
-    start = steps == onset
-    axes.scatter(steps[start], means[start], s=70, facecolors="none", edgecolors=colour, linewidths=1.6, zorder=4)
 
 
 def _map(axes: Axes, rows: pd.DataFrame, step: int, higher_is_better: bool):

@@ -18,7 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from interp.answer.maps import to_pixels
+from interp.answer.pixels import to_pixels
 from interp.plots.style import ATTENTION, OUTLINE, style
 from interp.types import PatchGrid
 

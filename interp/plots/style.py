@@ -33,6 +33,8 @@ _RC: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
     "svg.hashsalt": "interp",
+    "text.parse_math": False,  # a "$" of an answer is a dollar
+    "text.usetex": False,
 }
 
 

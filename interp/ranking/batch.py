@@ -68,7 +68,7 @@ class Batch:
     ``phrases``: of each its ``sample_id, image_id, text, root, tokens, area, targets`` (places of those that it names),
     ``mention`` (how often one of them has been named, this time included) and ``partners`` (their number). ``by_rows``:
     scores of one metric on each word's first and last row. ``losses``: sample id -> mean -log p of its answer's
-    tokens, in nats.
+    tokens, in nats. ``unmatched``: phrases of its answers that name no target.
     """
 
     phrases: list[dict[str, Any]]
@@ -78,6 +78,7 @@ class Batch:
     groups: list[Maps]
     losses: dict[str, float] = field(default_factory=dict)
     by_rows: dict[str, MetricScores] = field(default_factory=dict)
+    unmatched: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.phrases)
@@ -96,7 +97,8 @@ class Batch:
         )
         groups = [unpack_group(arrays, g) for g in range(about["groups"])] if maps else []
         skipped = [Skip(*s) for s in about["skipped"]]
-        return cls(about["phrases"], skipped, scores, reduced, groups, about.get("losses", {}), by_rows)
+        more = about.get("losses", {}), by_rows, about.get("unmatched", [])
+        return cls(about["phrases"], skipped, scores, reduced, groups, *more)
 
 
 def pack_group(group: Maps, i: int) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from interp.answer.targets import nouns_of
 from interp.types import Sample, Skip
 
 SINKS = 0.01
@@ -26,16 +27,16 @@ SINKS = 0.01
 
 
 def other_images(samples: list[Sample | Skip]) -> list[Sample | Skip]:
-    """The samples with the next image of the batch that shares no name of a target with them, in their own size."""
+    """The samples with the next image of the batch that shares no noun of a target with them, in their own size."""
     return [s if isinstance(s, Skip) else _with_other(s, samples[i + 1 :] + samples[:i]) for i, s in enumerate(samples)]
 
 
 def _with_other(sample: Sample, rest: Sequence[Sample | Skip]) -> Sample | Skip:
-    named = {target.phrase.lower() for target in sample.targets}
+    named = nouns_of(sample.targets)
     for other in rest:
         if isinstance(other, Skip) or other.image_id == sample.image_id:
             continue
-        if not named & {target.phrase.lower() for target in other.targets}:
+        if not named & nouns_of(other.targets):
             height, width = sample.image.shape[:2]
             return replace(sample, image=np.asarray(Image.fromarray(other.image).resize((width, height))))
     return Skip(sample.id, "no other image of its batch has other things only; give a larger batch, or more samples")

@@ -2,13 +2,18 @@
 
 A head counts as localising on an observation (here: a phrase of one image) if it looks at the image much and in few
 blobs. Heads are ranked by how often that happens.
+
+The published code differs from the paper in one step. It sorts the sums and takes their elbow rightly, but then uses
+the number of the head that stands at the elbow as a threshold on the heads' numbers: what is kept depends on how heads
+are numbered, and little on how much they look at the image. ``published=True`` does the same, for comparison. Its
+spatial entropy is that of relu(S - mean), as here.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 
 def above_elbow(sums: Float[np.ndarray, "phrase head"]) -> Bool[np.ndarray, "phrase head"]:
@@ -16,17 +21,31 @@ def above_elbow(sums: Float[np.ndarray, "phrase head"]) -> Bool[np.ndarray, "phr
 
     The elbow of the ascending curve (i, s_i) is the point farthest from the chord between its first and last point
     (Satopaa et al. 2011, "Kneedle"). The distance to a line is proportional to the vertical one, so the axes' scales do
-    not matter. The published code takes the elbow of the sums in the order of the heads, where the curve has no elbow
-    and the result depends on how heads are numbered. If all sums are equal, every head is kept.
+    not matter. If all sums are equal, every head is kept.
 
     >>> above_elbow(np.array([[0.11, 0.52, 0.1, 0.13, 0.5, 0.12]])).tolist()  # the elbow is 0.13
     [[False, True, False, True, True, False]]
     """
-    ordered = np.sort(sums, axis=1)  # NaN last
+    elbow, _ = _elbow(sums)
+    with np.errstate(invalid="ignore"):
+        return sums >= elbow[:, None]
+
+
+def above_elbow_as_published(sums: Float[np.ndarray, "phrase head"]) -> Bool[np.ndarray, "phrase head"]:
+    """True for the heads whose *number* is at least that of the head at the elbow, as in the published code; NaN heads
+    are False. For comparison alone: heads are numbered layer by layer, so this leaves out early layers."""
+    _, number = _elbow(sums)
+    return (np.arange(sums.shape[1]) >= number[:, None]) & np.isfinite(sums)
+
+
+def _elbow(sums: Float[np.ndarray, "phrase head"]) -> tuple[Float[np.ndarray, " phrase"], Int[np.ndarray, " phrase"]]:
+    """The sum at the elbow of each row's sorted sums, NaN without sums, and which head's it is."""
+    if sums.shape[1] == 0:
+        return np.full(len(sums), np.nan), np.zeros(len(sums), dtype=np.int64)
+    order = np.argsort(sums, axis=1, kind="stable")  # NaN last
+    ordered = np.take_along_axis(sums, order, axis=1)
     n = np.isfinite(ordered).sum(1)
     rows, last = np.arange(len(sums)), np.maximum(n - 1, 0)
-    if sums.shape[1] == 0:
-        return np.zeros(sums.shape, dtype=bool)
     with np.errstate(invalid="ignore"):
         along = np.arange(sums.shape[1]) / np.maximum(last, 1)[:, None]
         chord = ordered[:, :1] + along * (ordered[rows, last] - ordered[:, 0])[:, None]
@@ -34,7 +53,8 @@ def above_elbow(sums: Float[np.ndarray, "phrase head"]) -> Bool[np.ndarray, "phr
         # A distance that is only rounding is no elbow.
         size = np.nan_to_num(ordered[rows, last] - ordered[:, 0])[:, None]
         distance[distance <= 1e-6 * size] = 0.0
-        return sums >= ordered[rows, distance.argmax(1)][:, None]
+    place = distance.argmax(1)
+    return ordered[rows, place], order[rows, place]
 
 
 def mask_free(
@@ -43,6 +63,7 @@ def mask_free(
     *,
     top: int = 10,
     first_layer: int = 0,
+    published: bool = False,
 ) -> pd.DataFrame:
     """One row per head, best first: ``layer, head, frequency, image_mass, entropy, rank``.
 
@@ -52,7 +73,8 @@ def mask_free(
     ``image_mass`` and ``entropy`` are means over phrases; heads of equal frequency rank by entropy.
 
     The published code also leaves out the first two layers and maps that attend to the last row; here every head takes
-    part from ``first_layer`` on.
+    part from ``first_layer`` on. ``published``: its threshold in place of the elbow (`above_elbow_as_published`); with
+    ``first_layer=2`` only the maps that attend to the last row remain as a difference.
 
     Raises:
         ValueError: ``image_mass`` and ``entropy`` of different shapes, or ``top`` below 1.
@@ -65,7 +87,7 @@ def mask_free(
     mass, scatter = (x.reshape(phrases, layers * heads).astype(np.float64) for x in (image_mass, entropy))
     layer, head = np.divmod(np.arange(layers * heads), heads)
     mass = np.where(layer >= first_layer, mass, np.nan)
-    kept = above_elbow(mass) & np.isfinite(scatter)
+    kept = (above_elbow_as_published if published else above_elbow)(mass) & np.isfinite(scatter)
     order = np.lexsort((-np.nan_to_num(mass), np.where(kept, scatter, np.inf)), axis=1)
     place = np.argsort(order, axis=1)
     selected = kept & (place < top)

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.answer.capturing import captures
 from interp.answer.maps import coverage, phrase_maps
+from interp.answer.nouns import words_of
 from interp.answer.targets import match_targets, targets_named
 from interp.ranking.batch import Maps, Plan, pack_group
 from interp.ranking.controls import other_images, sinks_of, without
@@ -42,6 +43,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
     """Plain arrays for the store: every metric for every phrase that names a target, and the maps in half precision
     unless ``maps`` is False."""
     losses: dict[str, float] = {}
+    unmatched: list[str] = []
     skipped: list[tuple[str, str]] = []
     prepared: list[_Prepared] = []
     rows = 0
@@ -49,7 +51,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
         if isinstance(result, Capture) and result.logprobs is not None:
             losses[result.sample_id] = float(-result.logprobs.mean(dtype=np.float64))
         try:
-            own = _prepare(plan, sample, result, rows, place)
+            own = _prepare(plan, sample, result, rows, place, unmatched)
         except _LeftOut as reason:
             skipped.append((result.sample_id, str(reason)))
             continue
@@ -58,9 +60,6 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
     phrases = [about for own in prepared for about in own.about]
     groups = _by_grid([own.maps for own in prepared])
     pairs = [partners([phrases[row] for row in g.rows]) for g in groups]
-    for group, partner in zip(groups, pairs, strict=True):
-        for row, count in zip(group.rows, (partner >= 0).sum(1).tolist(), strict=True):
-            phrases[row]["partners"] = count
     found = {
         "heads": [
             score_sample(g.raw, g.normalised, g.masks, g.others, g.nulls, p, plan.metrics)
@@ -69,6 +68,9 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
         "reduced": [score_reductions(g, p, plan.metrics) for g, p in zip(groups, pairs, strict=True)],
         "rows": [_score_rows(plan, prepared, g, p) for g, p in zip(groups, pairs, strict=True)],
     }
+    for group, partner, scores in zip(groups, pairs, found["heads"], strict=True):
+        for row, count in zip(group.rows, _compared(plan, scores, partner).tolist(), strict=True):
+            phrases[row]["partners"] = count
     arrays = {
         f"{kind}.{name}.{part}": in_order(groups, [getattr(scores[name], part) for scores in each])
         for kind, each in found.items()
@@ -78,9 +80,20 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
     kept = groups if maps else []
     for i, group in enumerate(kept):
         arrays |= pack_group(group, i)
-    about = {"phrases": phrases, "skipped": skipped, "groups": len(kept), "losses": losses}
+    about = {"phrases": phrases, "skipped": skipped, "groups": len(kept), "losses": losses, "unmatched": unmatched}
     about |= {"metrics": list(plan.metrics) if groups else [], "rows": list(found["rows"][0]) if groups else []}
     return arrays | {"about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
+
+
+def _compared(
+    plan: Plan, scores: Mapping[str, MetricScores], partner: Int[np.ndarray, "phrase slot"]
+) -> Int[np.ndarray, " phrase"]:
+    """With how many partners each phrase is compared: not with a thing so small that its mask is undefined here."""
+    masked = [scores[name].values for name, metric in plan.metrics.items() if metric.uses_mask]
+    defined = np.zeros(len(partner), dtype=bool)
+    for values in masked:
+        defined |= np.isfinite(values).any((1, 2))
+    return ((partner >= 0) & defined[partner] & defined[:, None]).sum(1)
 
 
 def _captured(plan: Plan, samples: Sequence[Sample | Skip]) -> list[Capture | Skip]:
@@ -113,8 +126,11 @@ def _score_rows(plan: Plan, prepared: Sequence[_Prepared], group: Maps, partner:
     return found
 
 
-def _prepare(plan: Plan, sample: Sample | Skip, result: Capture | Skip, first: int, place: int) -> _Prepared:
-    """The sample's phrases that name a target, and their maps and masks on its grid.
+def _prepare(
+    plan: Plan, sample: Sample | Skip, result: Capture | Skip, first: int, place: int, unmatched: list[str]
+) -> _Prepared:
+    """The sample's phrases that name a target, and their maps and masks on its grid. Phrases that name none are added
+    to ``unmatched``.
 
     Raises:
         _LeftOut: it has none, or could not be captured; with the reason.
@@ -123,7 +139,7 @@ def _prepare(plan: Plan, sample: Sample | Skip, result: Capture | Skip, first: i
         raise _LeftOut(sample.reason)
     if isinstance(result, Skip):
         raise _LeftOut(result.reason)
-    about, masks = _named(plan, sample, result)
+    about, masks = _named(plan, sample, result, unmatched)
     index = [phrase.pop("index") for phrase in about]
     try:
         raw, normalised = _maps(plan, result, index, plan.rows)
@@ -139,7 +155,7 @@ def _prepare(plan: Plan, sample: Sample | Skip, result: Capture | Skip, first: i
 
 
 def _named(
-    plan: Plan, sample: Sample, result: Capture
+    plan: Plan, sample: Sample, result: Capture, unmatched: list[str]
 ) -> tuple[list[dict[str, Any]], Bool[np.ndarray, "phrase height width"]]:
     """What is known of each phrase that names a target, and the masks of what they name."""
     size = sample.image.shape[:2]
@@ -149,6 +165,7 @@ def _named(
             f"the mask of {wrong[0].phrase!r} is {wrong[0].mask.shape}, the image {size}; a mask has the image's pixels"
         )
     targets = targets_named(result.phrases, sample.targets)
+    unmatched += [" ".join(words_of(p.text)) for p, some in zip(result.phrases, targets, strict=True) if not some]
     about, masks, said = [], [], dict[int, int]()
     for i, mask in match_targets(result.phrases, sample.targets):
         said |= {t: said.get(t, 0) + 1 for t in targets[i]}

@@ -7,6 +7,10 @@ For two named things p, q of one image, with maps a_p, a_q, masks M_p, M_q and a
 
 What depends on the map alone (a head that always looks there) or on the mask alone (area, place, saliency) cancels
 exactly. A phrase's specificity is the mean over its partners. Higher is better whatever the metric's own direction.
+
+Their product does not: a head that looks at the same things whatever the word, but with clearer maps for words whose
+things it looks at most, is specific by this sum. Metrics that read order alone (`pointing_game`) suffer least, and the
+mean over a word's rows more than its first row, since it is flatter for words of more tokens.
 """
 
 from __future__ import annotations
@@ -67,4 +71,5 @@ def specificity(
     back = (partner[place] == np.arange(len(partner))[:, None, None]).argmax(-1)
     pairs = (own[:, None] - cross + own[place] - cross[place, back]) / 2
     pairs = torch.where(known[..., None, None], pairs, torch.nan)
-    return pairs.nanmean(1) * (1 if metric.higher_is_better else -1)
+    found = pairs.nanmean(1) * (1 if metric.higher_is_better else -1)
+    return torch.where(found.isnan(), torch.nan, found)  # one NaN for all: its bits would else depend on the batch

@@ -6,6 +6,7 @@ not computed again, and batches are always cut the same way, so that a run which
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast, get_args
@@ -85,7 +86,7 @@ def rank(
     >>> found.scores["pointing_game"].values.shape  # phrase, layer, head
     (10, 6, 8)
     """
-    check(answers, normalise, samples, batch, nulls, weighting)
+    check(answers, normalise, samples, batch, nulls, weighting, seed)
     check_kinds(answers, rows, mentions, control, by)
     asked = list(dict.fromkeys(plugins.names("metrics") if metrics is None else metrics))
     found = {name: cast(Metric, plugins.get("metrics", name)) for name in dict.fromkeys([*asked, *MASK_FREE])}
@@ -129,6 +130,7 @@ def rank(
             keys.append(key)
             bar.update(len(group))
     manifest = {**settings, "batch": batch, "samples": len(ids), "asked": asked}
+    manifest["batches"] = hashlib.sha256(" ".join(keys).encode()).hexdigest()
     return ranking_of(plan, done, lambda i: _again(kept, keys[i]), asked, by, manifest)
 
 
@@ -157,7 +159,9 @@ def check_kinds(answers: str, rows: str, mentions: str, control: str, by: str | 
         raise ValueError("control='image' keeps the words and changes the image; it needs answers='reference'")
 
 
-def check(answers: str, normalise: str, samples: int | None, batch: int, nulls: int, weighting: str) -> None:
+def check(
+    answers: str, normalise: str, samples: int | None, batch: int, nulls: int, weighting: str, seed: int = 0
+) -> None:
     """Nothing, if the options of a run are such as there are; else a ValueError."""
     for name, value, known in (
         ("answers", answers, ("reference", "generated")),
@@ -166,6 +170,6 @@ def check(answers: str, normalise: str, samples: int | None, batch: int, nulls: 
     ):
         if value not in known:
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
-    for name, number, least in (("samples", samples, 1), ("batch", batch, 1), ("nulls", nulls, 0)):
+    for name, number, least in (("samples", samples, 1), ("batch", batch, 1), ("nulls", nulls, 0), ("seed", seed, 0)):
         if number is not None and number < least:
             raise ValueError(f"{name} is {number}; expected at least {least}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
@@ -52,11 +53,13 @@ def ranking_of(
     reduced = {name: _reduced(score, [b for _, b in done_with], best) for name, score in scores.items()}
     names = [*REDUCTIONS, *TOP]
     heads = summary.summarise(scores, plan.seed, by)
-    localization = mask_free(*(everything[name].values for name in MASK_FREE))
+    localization = _localization(*(everything[name].values for name in MASK_FREE))
     higher = {name: plan.metrics[name].higher_is_better for name in asked}
     phrases = [p for _, b in done_with for p in b.phrases]
     manifest |= {"phrases": len(phrases), "images": len({p["image_id"] for p in phrases}), "skipped": len(skipped)}
     manifest |= {"by": {name: score.chosen_by(by) for name, score in scores.items()}}
+    silent = Counter(text for batch in done for text in batch.unmatched)
+    manifest["unmatched"] = {"phrases": silent.total(), "commonest": [list(row) for row in silent.most_common(10)]}
     table = summary.phrase_frame(reduced, names, phrases, plan.seed)
     return Ranking(
         scores=scores,
@@ -70,6 +73,13 @@ def ranking_of(
         skipped=skipped,
         manifest=manifest,
     )
+
+
+def _localization(mass: np.ndarray, entropy: np.ndarray) -> pd.DataFrame:
+    """The mask-free ranking, and beside it how often the published code's threshold would choose each head."""
+    published = mask_free(mass, entropy, first_layer=2, published=True)
+    beside = published.assign(frequency_as_published=published["frequency"])
+    return mask_free(mass, entropy).merge(beside[["layer", "head", "frequency_as_published"]], on=["layer", "head"])
 
 
 def join(done: Sequence[Batch], name: str, metric: Metric) -> HeadScores:

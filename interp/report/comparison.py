@@ -13,7 +13,22 @@ from interp.report import figures, html
 from interp.report.files import write_bytes
 from interp.report.run import Run
 
-COLUMNS = ["metric", "contrast", "model", "heads", "a_is", "b_is", "n", "images", "a", "b", "difference", "low", "high"]
+COLUMNS = [
+    "quantity",
+    "metric",
+    "contrast",
+    "model",
+    "heads",
+    "a_is",
+    "b_is",
+    "n",
+    "images",
+    "a",
+    "b",
+    "difference",
+    "low",
+    "high",
+]
 COLUMNS += ["p", "p_corrected", "favours"]
 
 
@@ -29,11 +44,20 @@ def draw(run: Run) -> None:
         if not main.loc[main["metric"] == metric].groupby("model")["mean"].any().all():
             continue
         how = {"higher_is_better": about["higher_is_better"]}
-        figures.save(run, f"heads_{metric}", plots.side_by_side(main, metric, tables["head_differences"], **how))
+        quantity = _quantity(tables["differences"], metric)
+        gaps = tables["head_differences"][tables["head_differences"]["quantity"] == quantity]
+        by = {"score": "mean"}.get(quantity, quantity)
+        figures.save(run, f"heads_{metric}", plots.side_by_side(main, metric, gaps, by=by, **how))
         figures.save(run, f"layers_{metric}", plots.profiles(tables["layers"], metric, **how))
         own = tables["differences"][tables["differences"]["metric"] == metric]
         if own["difference"].notna().any():
-            figures.save(run, f"effects_{metric}", plots.effects(own, metric, **how))
+            figures.save(run, f"effects_{metric}", plots.effects(own, metric, quantity=quantity, **how))
+
+
+def _quantity(differences: Any, metric: str) -> str:
+    """Specificity where it is defined for this metric, else the score."""
+    own = differences[(differences["metric"] == metric) & (differences["quantity"] == "specificity")]
+    return "specificity" if own["difference"].notna().any() else "score"
 
 
 def page(run: Run) -> Path:
@@ -70,7 +94,9 @@ def headline(run: Run) -> str:
     differences, models = run.read_table("differences"), run.read_table("models")
     names = run.manifest["comparison"]["names"]
     main = figures.headline(_as_heads(run.read_table("scores")), run.manifest["about"]["metrics"])
-    own = differences[(differences["metric"] == main) & (differences["contrast"] == "model")].set_index("heads")
+    quantity = _quantity(differences, main)
+    own = differences[(differences["metric"] == main) & (differences["contrast"] == "model")]
+    own = own.loc[own["quantity"] == quantity, :].set_index("heads")
     paired, images = int(models["paired"].iloc[0]), int(models["images"].iloc[0])
     basis = f"{paired} phrases on {images} images of {run.manifest['arguments']['dataset']}"
     said = [
@@ -78,7 +104,8 @@ def headline(run: Run) -> str:
         f"{names[1]}, a difference of {_signed(own.loc[choice])}, {_verdict(own.loc[choice], names)}"
         for choice, what in (("paper", "mean map of all heads"), ("top3", "best three heads, chosen on the other half"))
     ]
-    return f"{html.words(main).capitalize()} over the same {basis}: {'; '.join(said)}."
+    what = "specificity: telling the named thing from the others" if quantity == "specificity" else "score"
+    return f"{html.words(main).capitalize()}, {what}, over the same {basis}: {'; '.join(said)}."
 
 
 def write_text(run: Run) -> list[Path]:
@@ -103,7 +130,7 @@ def markdown(run: Run) -> str:
     for metric in run.manifest["about"]["metrics"]:
         own = tables["differences"][tables["differences"]["metric"] == metric]
         rows = [_row(row, names) for row in own.to_dict("records")]
-        head = ["what", "heads", "n", "a", "b", "difference", "interval", "p"]
+        head = ["what", "quantity", "heads", "n", "a", "b", "difference", "interval", "p"]
         lines += ["", f"## {html.words(metric)}", ""]
         lines += _grid(head, [[row[c] for c in head] for row in rows])
     return "\n".join(lines) + "\n"
@@ -145,6 +172,7 @@ def _row(row: Mapping[Any, Any], names: Sequence[str]) -> dict[str, str]:
     }.get(str(row["contrast"]), f"{names[1]} − {names[0]}, {CHANGED.get(str(row['contrast']), row['contrast'])}")
     return {
         "what": what,
+        "quantity": str(row["quantity"]),
         "heads": html.REDUCTIONS.get(str(row["heads"]), str(row["heads"])),
         "n": str(int(row["n"])),
         "a": html.number(row["a"]),
@@ -161,7 +189,13 @@ def _score(row: Mapping[Any, Any]) -> dict[str, str]:
     numbers = {name: html.number(row[name]) for name in ("mean", "low", "high", "null", "chance")}
     tested = {name: html.p_value(row[name]) for name in ("p", "p_corrected")}
     setting = f"{'mean subtracted' if row['normalise'] == 'answer' else 'raw'}, {row['query']} row"
-    about = {"model": row["model"], "setting": setting, "heads": html.REDUCTIONS[row["heads"]], "n": str(row["n"])}
+    about = {
+        "model": row["model"],
+        "quantity": row["quantity"],
+        "setting": setting,
+        "heads": html.REDUCTIONS[row["heads"]],
+        "n": str(row["n"]),
+    }
     return numbers | tested | about
 
 

@@ -61,8 +61,9 @@ def draw_examples(run: Run, examples: Sequence[Any], leaders: Sequence[Head]) ->
 
 def clear(run: Run) -> None:
     """Takes the figures of an earlier state away: a series may have lost a checkpoint since."""
-    for old in (run.folder / "figures").glob("*"):
-        old.unlink()
+    for kind in ("growth", "maps", "layers", "step"):
+        for old in (run.folder / "figures").glob(f"{kind}_*.[pg][ni][gf]"):
+            old.unlink()
 
 
 def page(run: Run) -> Path:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from interp.evaluation.result import Record
 from interp.evaluation.tables import Evaluated
+from interp.report import evaluation_page
 from interp.report.files import write_bytes
 from interp.report.run import Run
-from interp.types import Skip
+from interp.types import Sample, Skip
 
 
-def keep(run: Run, task: str, result: Evaluated, records: Sequence[Record], skipped: Sequence[Skip]) -> None:
-    """``samples.parquet``, ``phrases.parquet``, ``predictions.json`` (COCO's results format), ``summary.csv`` and
-    ``summary.json``, each written whole; the same bytes after a restart."""
+def keep(
+    run: Run,
+    task: str,
+    result: Evaluated,
+    records: Sequence[Record],
+    skipped: Sequence[Skip],
+    dataset: Iterable[Sample | Skip] = (),
+) -> None:
+    """``samples.parquet``, ``phrases.parquet``, ``predictions.json`` (COCO's results format), ``summary.csv``,
+    ``summary.json`` and ``report.html`` with pictures from the ``dataset``, each written whole; the same bytes after a
+    restart."""
     run.write_table("samples", result.samples)
     run.write_table("phrases", result.phrases)
     write_bytes(run.folder / "predictions.json", _text(_predictions(records)))
@@ -31,12 +40,16 @@ def keep(run: Run, task: str, result: Evaluated, records: Sequence[Record], skip
         "samples": len(records),
         "failed": sum(r.failed is not None for r in records),
         "skipped": len(skipped) - sum(r.failed is not None for r in records),
+        "left_out": len(getattr(dataset, "left_out", ())),
         "measures": {row["measure"]: _plain(row) for row in result.measures.to_dict("records")},
     }
     write_bytes(run.folder / "summary.json", _text(summary))
+    run.manifest["left_out"] = dict(getattr(dataset, "left_out", {}))
+    evaluation_page.draw(run, records, result.samples, dataset)
     run.finish([{"sample_id": skip.sample_id, "reason": skip.reason} for skip in skipped])
     print(table(result.measures))
     print(f"{summary['samples']} samples scored, {summary['failed']} of them misses, {summary['skipped']} skipped")
+    print(f"report:  {evaluation_page.page(run, result.measures)}")
     print(f"summary: {run.folder}/summary.json, summary.csv, samples.parquet, phrases.parquet, predictions.json")
 
 
@@ -55,7 +68,7 @@ def _predictions(records: Sequence[Record]) -> list[dict[str, Any]]:
     """COCO's results format with the phrase and the point beside it; all of category 1: phrases are no categories."""
     return [
         {
-            "image_id": int(r.image_id) if r.image_id.isascii() and r.image_id.isdecimal() else r.image_id,
+            "image_id": r.key,
             "category_id": 1,
             "segmentation": f.mask,
             "score": 1.0 if f.score is None else f.score,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interp.plots.overlay import Row
+from interp.plots.style import style
 from interp.report.files import write_bytes
 from interp.report.run import Run
 from interp.types import PatchGrid
@@ -19,10 +21,17 @@ from interp.types import PatchGrid
 GALLERY = "gallery"
 
 
+def gallery_key(batches: str, metric: str, heads: Iterable[Any]) -> str:
+    """Where the pictures of these data and these heads are kept: others get pictures of their own."""
+    shown = json.dumps([batches, metric, [[*head] for head in heads]])
+    return f"{GALLERY}-{hashlib.sha256(shown.encode()).hexdigest()[:40]}"
+
+
 def save(run: Run, name: str, figure: Figure) -> str:
     """``figures/NAME.png``, written whole or not at all, without the date that would change its bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    with style():  # texts that are made while drawing
+        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     write_bytes(run.folder / "figures" / f"{name}.png", buffer.getvalue())
     return f"figures/{name}.png"
 

@@ -45,8 +45,10 @@ def draw(run: Run) -> list[str]:
         names.append(figures.save(run, f"layers_{metric}", curves(heads, metric, **how)))
         if known(own, "specificity"):
             names.append(figures.save(run, f"specific_{metric}", heat_map(heads, metric, by="specificity")))
-    if rows := figures.unpack(run.get(figures.GALLERY)):
+    if rows := figures.unpack(run.get(run.manifest.get("gallery", figures.GALLERY))):
         names.append(figures.save(run, "gallery", gallery(rows)))
+    else:
+        (run.folder / "figures" / "gallery.png").unlink(missing_ok=True)
     return names
 
 
@@ -69,13 +71,24 @@ def page(run: Run) -> Path:
         subsets=shown.subsets(tables, main),
         mask_free=shown.mask_free(tables, main),
         skipped=skipped_rows(run),
+        silent=silent(run),
     )
     return write(run, page)
 
 
 def headlines(run: Run) -> list[str]:
     """What was found, a line each."""
-    return [headline(run)]
+    return [headline(run), *silent(run)]
+
+
+def silent(run: Run) -> list[str]:
+    """How many phrases of the answers named no target and so were not scored, and the commonest of them."""
+    found = run.manifest.get("unmatched", {"phrases": 0})
+    if not found["phrases"]:
+        return []
+    listed = ", ".join(f"{text!r} ({count})" for text, count in found["commonest"])
+    of = found["phrases"] + run.manifest["counts"]["phrases"]
+    return [f"{found['phrases']} of {of} phrases named no target and were not scored; the commonest: {listed}."]
 
 
 def tables(run: Run) -> str:

@@ -14,8 +14,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,38 +23,14 @@ from urllib.parse import quote
 import numpy as np
 
 from interp.report.files import write_bytes
+from interp.report.folder import RunConflict, clear, read_manifest, refuse_foreign, sweep
 from interp.work.versions import versions
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-_OURS = (
-    "manifest.json",
-    "parts",
-    "figures",
-    "report.html",
-    "capture.npz",
-    "comparison.csv",
-    "comparison.md",
-    "masks.npz",
-    "coco.json",
-    "gcg",
-    "predictions.json",
-    "summary.csv",
-    "summary.json",
-)
-
-
 _DIGEST = hashlib.sha256().digest_size
-
-
-class RunConflict(ValueError):
-    """The folder holds a run with other arguments, weights or versions, or something that is no run.
-
-    What to do: the same arguments to go on with it, another ``--out`` to keep it, ``--force`` to start over. The
-    message names the difference.
-    """
 
 
 class Run:
@@ -86,16 +60,16 @@ class Run:
             raise RunConflict(f"{folder} is a file, expected a folder for the run; name another --out")
         identity = json.loads(json.dumps({"arguments": dict(arguments), "weights": weights, "versions": versions()}))
         if force:
-            _clear(folder)
-        old = _read_manifest(folder)
+            clear(folder)
+        old = read_manifest(folder)
         if old is None:
-            _refuse_foreign(folder)
+            refuse_foreign(folder)
             manifest = {**identity, "seed": seed, "started": _now(), "resumed": [], "finished": None, "skipped": []}
         else:
             _refuse_other(folder, old, identity)
             manifest = {**old, "resumed": [*old["resumed"], _now()], "finished": None}
         (folder / "parts").mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        sweep(folder)
         run = cls(folder, manifest)
         run.save_manifest()
         return run
@@ -107,7 +81,7 @@ class Run:
         Raises:
             FileNotFoundError: the folder holds no run.
         """
-        manifest = _read_manifest(Path(folder))
+        manifest = read_manifest(Path(folder))
         if manifest is None:
             raise FileNotFoundError(
                 f"{folder} holds no run (no readable manifest.json); expected a folder made by --out"
@@ -161,6 +135,15 @@ class Run:
         self.manifest.update(finished=_now(), skipped=[dict(s) for s in skipped])
         self.save_manifest()
 
+    def withdraw(self) -> None:
+        """Takes a run away that this process began and in which nothing was finished: then the corrected command may
+        begin in the same folder."""
+        names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+        new = not self.manifest["resumed"] and self.manifest["finished"] is None
+        if new and names == {"manifest.json", "parts"} and not any((self.folder / "parts").iterdir()):
+            (self.folder / "manifest.json").unlink()
+            (self.folder / "parts").rmdir()
+
     def save_manifest(self) -> None:
         """Writes ``manifest.json`` as it is in memory."""
         write_bytes(self.folder / "manifest.json", (json.dumps(self.manifest, indent=2) + "\n").encode())
@@ -176,39 +159,12 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    path = folder / "manifest.json"
-    if not path.exists():
-        return None
-    try:
-        manifest = json.loads(path.read_text())
-        if not {"arguments", "versions", "resumed"} <= set(manifest):
-            raise KeyError("arguments")
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunConflict(
-            f"{path} is not a run's manifest ({error!r}), so the folder stays untouched; name another --out"
-        ) from error
-    return manifest
-
-
-def _refuse_foreign(folder: Path) -> None:
-    foreign = (
-        sorted(p.name for p in folder.iterdir() if p.name not in _OURS and p.suffix != ".tmp")
-        if folder.exists()
-        else []
-    )
-    if foreign:
-        raise RunConflict(
-            f"{folder} is not empty and holds no run (it has {', '.join(foreign[:3])}); name another --out"
-        )
-
-
 def _refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     differences = []
     for part in ("arguments", "versions"):
         for name in sorted({*old[part], *new[part]}):
             before, now = old[part].get(name), new[part].get(name)
-            if before != now:
+            if before != now and not (name == "model" and _moved(before, now)):
                 differences.append(f"{name} was {before!r}, now {now!r}")
     if old.get("weights") != new["weights"]:
         differences.append(f"weights were {str(old.get('weights'))[:12]}, now {str(new['weights'])[:12]}")
@@ -219,29 +175,7 @@ def _refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) 
         )
 
 
-def _clear(folder: Path) -> None:
-    if _read_manifest(folder) is None:
-        return
-    for path in [*(folder / name for name in _OURS), *folder.glob("*.parquet")]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what killed writers left; a file of a writer that still runs stays."""
-    for path in [*folder.glob(".*.tmp"), *(folder / "parts").glob(".*.tmp")]:
-        writer = path.name.split(".")[-2]
-        if writer.isdigit() and not _alive(int(writer)):
-            path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def _moved(before: Any, now: Any) -> bool:
+    """Whether they are one place below the shipped models: runs used to hold its whole path, which changes with the
+    folder that the repository lies in. What lies there is compared by its hash."""
+    return isinstance(before, str) and isinstance(now, str) and bool(now) and before.endswith(f"/{now}")

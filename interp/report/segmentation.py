@@ -19,6 +19,9 @@ from interp.report.run import Run
 from interp.segmentation.exports import coco_results, gcg
 from interp.types import Segmentation
 
+LONGEST = 230
+"""Bytes of a file's name: 255, less what its temporary name has beside it."""
+
 
 def write(run: Run, made: Segmentation, image: np.ndarray, image_id: str) -> None:
     """``phrases.parquet``, ``coco.json``, ``gcg/IMAGE_ID.json``, ``masks.npz`` and the overlay.
@@ -47,10 +50,15 @@ def inside(folder: Path, name: str) -> Path:
     """The path of a plain file name in the folder.
 
     Raises:
-        ValueError: the name would leave the folder.
+        ValueError: the name would leave the folder, or is too long for a file's.
     """
     if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
         raise ValueError(f"{name!r} is not a plain file name; an image id must not hold a path")
+    if len(name.encode()) > LONGEST:
+        raise ValueError(
+            f"{name[:40]}... has {len(name.encode())} bytes; a file's name may have {LONGEST}: give a shorter "
+            "--image-id"
+        )
     return folder / name
 
 

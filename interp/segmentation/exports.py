@@ -44,7 +44,7 @@ def gcg(made: Segmentation, image_id: str) -> dict[str, Any]:
     stay = np.flatnonzero(np.isfinite(made.points).all(1) & _prompted(made))
     return {
         "image_id": image_id,
-        "caption": made.answer,
+        "caption": made.answer.strip(),
         "phrases": [made.phrases[i].text for i in stay],
         "pred_masks": [_rle(made.masks[i]) for i in stay],
         "points": [[int(x), int(y)] for x, y in made.points[stay]],

@@ -21,6 +21,8 @@ class Method:
 
     Args:
         heads, weights: see `interp.answer.maps.reduce_heads`.
+        end: the row that predicts the end of the answer belongs to the mean that is subtracted, as in the released code
+            (and so in both presets): the capture must have been made with ``end=True``.
         remove_corners: the four corner patches get the lowest value of all the phrases' maps, as in the released code.
         prompting: ``argmax``, the highest pixel (the paper); ``peaks``, up to ``peaks`` local maxima no nearer than a
             patch and at least ``peak_share`` of the map's range high; ``box``, the box of the part above ``box_share``
@@ -39,6 +41,7 @@ class Method:
 
     heads: Heads = "all"
     weights: Sequence[float | int] | None = None
+    end: bool = False
     remove_corners: bool = False
     prompting: str = "argmax"
     peaks: int = 3
@@ -70,11 +73,11 @@ class Method:
 
 
 PRESETS = {
-    "paper": Method(choice="last"),
-    "released": Method(heads="released", choice="last"),
+    "paper": Method(choice="last", end=True),
+    "released": Method(heads="released", choice="last", end=True),
 }
-"""``paper``: the mean of all heads, its highest pixel, SAM's last mask; ``released``: the same with the head that the
-released code's slice leaves, H-2 of each layer."""
+"""``paper``: the mean of all heads less its mean over the answer with its end, the highest pixel, SAM's last mask;
+``released``: the same with the head that the released code's slice leaves, H-2 of each layer."""
 
 
 INVISIBLE = (

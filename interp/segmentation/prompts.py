@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.answer.maps import above, argmax_points
+from interp.answer.pixels import above, argmax_points
 from interp.segmentation.method import Method
 from interp.types import Prompts
 

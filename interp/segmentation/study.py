@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.answer.capturing import capture as _capture
-from interp.answer.maps import argmax_points, phrase_maps, reduce_heads, to_pixels
+from interp.answer.maps import phrase_maps, reduce_heads
+from interp.answer.pixels import argmax_points, to_pixels
 from interp.contracts import Segmenter
 from interp.images import read_image
 from interp.models._lmm import LMM
@@ -74,6 +75,7 @@ def segment(
     loaded = load_segmenter(segmenter) if segmenter is None or isinstance(segmenter, str) else segmenter
     pixels = read_image(image)
     how: Any = {"query": query, "weighting": weighting, "phrases": phrases, "max_new_tokens": max_new_tokens}
+    how["end"] = method.end
     found = _capture(lmm, pixels, prompt, answer, sample_id=sample_id, **how)
     made = segment_capture(found, pixels, loaded, method=method, normalise=normalise, keep_candidates=keep_candidates)
     return replace(made, details={**made.details, "preset": preset})
@@ -99,6 +101,11 @@ def segment_capture(
     """
     method = replace(method or Method(), **options)
     check_scale(method, capture.weighting)
+    if method.end and not capture.end:
+        raise ValueError(
+            "the method (preset 'paper' or 'released') takes in the row that predicts the end of the answer, and this "
+            "capture has not read it; capture with end=True, or take the method with end=False"
+        )
     made = segment_maps(
         phrase_maps(capture, normalise),
         image,

@@ -45,7 +45,13 @@ def default_segmenter() -> str:
 def _model_type(name: str, place: str) -> str:
     config = Path(place) / "config.json"
     if config.is_file():
-        return str(json.loads(config.read_text()).get("model_type"))
+        try:
+            return str(json.loads(config.read_text())["model_type"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise plugins.UnknownName(
+                f"{config} names no model_type ({type(error).__name__}: {error!s:.200}); expected a segmenter as "
+                "transformers saves it"
+            ) from error
     if "/" not in name or Path(place).exists():
         plugins.check("segmenters", name)
     from transformers import AutoConfig

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from interp.answer.maps import above
+from interp.answer.pixels import above
 from interp.segmenters._maps import maps_of
 from interp.types import Prompts, Proposals
 

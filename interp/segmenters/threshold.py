@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from interp.answer.maps import above
+from interp.answer.pixels import above
 from interp.segmenters._maps import maps_of, parts_at
 from interp.types import Prompts, Proposals
 

@@ -15,6 +15,17 @@ from interp.statistics.nulls import halves
 from interp.statistics.scores import HeadScores
 from interp.types import By
 
+SPECIFIC = (
+    "specificity",
+    "specificity_low",
+    "specificity_high",
+    "p_specific",
+    "pairs",
+    "specificity_a",
+    "specificity_b",
+)
+"""Columns of `statistics` that speak of specificity."""
+
 
 def summarise(scores: Mapping[str, HeadScores], seed: int, by: By | None = None) -> pd.DataFrame:
     """One row per metric, layer and head, with the columns of `statistics`, ``higher_is_better`` (of the mean) and

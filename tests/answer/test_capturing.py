@@ -78,6 +78,50 @@ def test_a_generated_answer_given_again_has_the_same_rows(speaking_lmm, photo):
     np.testing.assert_allclose(again.logprobs, said.logprobs, atol=1e-4)
 
 
+def released_rows(lmm, image, limit):
+    """As the released code has them: generated under eager attention, the last query row of every step, its end too."""
+    model = copy.deepcopy(lmm.model)
+    model.set_attn_implementation("eager")
+    inputs = lmm.inputs([image], [lmm.family.template(lmm.processor, PROMPT)])
+    out = model.generate(
+        **inputs, max_new_tokens=limit, do_sample=False, output_attentions=True, return_dict_in_generate=True
+    )
+    rows = torch.stack([torch.stack(step)[:, 0, :, -1, : inputs["input_ids"].shape[1]] for step in out.attentions])
+    return rows, out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_mean_of_a_preset_is_that_of_the_released_code_over_all_steps_and_the_end(speaking_lmm, photo, streaming):
+    lmm, limit = speaking_lmm, 8
+    words = ids_of(lmm, capture(lmm, photo, PROMPT, tokens="all", max_new_tokens=limit))
+    end = next(word for i, word in enumerate(words) if i > 2 and word not in words[:i])
+    lmm.model.generation_config.eos_token_id = [lmm.tokenizer.eos_token_id, end]
+    rows, ids = released_rows(lmm, photo, limit)
+    size = len(ids) - 1
+    assert len(rows) == len(ids) <= limit and ids[-1] == end
+    options = dict(max_new_tokens=limit, streaming=streaming, tokens="all")
+    with_end, without = (capture(lmm, photo, PROMPT, end=e, **options) for e in (True, False))
+    patches = torch.from_numpy(with_end.grid.token_index.reshape(-1))
+    want = rows[..., patches].unflatten(-1, with_end.grid.shape)
+    assert len(with_end.tokens) == size and with_end.end and not without.end
+    torch.testing.assert_close(with_end.mean, want.mean(0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(without.mean, want[:-1].mean(0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(with_end.attention, without.attention)
+    if not streaming:  # given again, it has ended too
+        again = capture(lmm, photo, PROMPT, with_end.answer, tokens="all", end=True)
+        torch.testing.assert_close(again.mean, want.mean(0), atol=1e-5, rtol=0)
+    cut = capture(lmm, photo, PROMPT, end=True, **options | {"max_new_tokens": size})  # cut off, it has no end
+    torch.testing.assert_close(cut.mean, want[:-1].mean(0), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="predicting"):
+        capture(lmm, photo, PROMPT, query="self", end=True)
+
+
+def test_the_ends_of_a_batch_of_unlike_answers_are_those_of_each_alone(speaking_lmm):
+    for got, sample in zip(captures(speaking_lmm, samples(), batch=5, end=True), samples(), strict=True):
+        alone = capture(speaking_lmm, sample.image, sample.prompt, sample.answer, end=True)
+        torch.testing.assert_close(got.mean, alone.mean, atol=1e-6, rtol=0)
+
+
 def samples(n=5):
     rng = np.random.default_rng(1)
     prompts = [PROMPT, "What is on the left?", "The picture shows a cat and a dog. What is in front of the blue house?"]
@@ -132,6 +176,17 @@ def test_phrases_keeps_the_tokens_of_the_roots_and_the_mean_over_all_tokens(tiny
     assert roots.answer[umbrella.start : umbrella.end] == "umbrella"
     pieces = "".join(roots.tokens[t] for t in umbrella.tokens)
     assert pieces.replace("▁", "") == "umbrella"
+
+
+@pytest.mark.parametrize("prompt", ["USER: <image>\nWhat is it?", "<image>What is it?", "What is it? <image>"])
+def test_a_whole_template_without_the_assistants_turn_is_warned_of(tiny_lmm, photo, prompt):
+    with pytest.warns(UserWarning, match=r"does not end with the assistant's turn \('ASSISTANT:'\)"):
+        capture(tiny_lmm, photo, prompt, ANSWER)
+
+
+@pytest.mark.parametrize("prompt", ["What is it?", "USER: <image>\nhi ASSISTANT:", "USER: <image>\nhi ASSISTANT: \n"])
+def test_a_prompt_that_leaves_the_word_to_the_assistant_is_not_warned_of(tiny_lmm, photo, prompt):
+    assert capture(tiny_lmm, photo, prompt, ANSWER).phrases
 
 
 def test_a_user_can_name_the_words(tiny_lmm, photo):

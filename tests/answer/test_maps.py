@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp.answer.maps import argmax_points, coverage, head_list, lower_corners, phrase_maps, reduce_heads, to_pixels
+from interp.answer.maps import coverage, head_list, lower_corners, phrase_maps, reduce_heads
 from interp.answer.phrases import find_phrases
+from interp.answer.pixels import argmax_points, to_pixels
 from interp.types import Capture, Head, PatchGrid, Phrase, PhraseMaps
 
 

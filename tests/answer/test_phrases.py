@@ -274,7 +274,9 @@ def test_singular_and_plural_meet_and_all_targets_of_one_noun_are_joined() -> No
 
 
 PLURALS = """ukuleles ukulele, axolotls axolotl, toothbrushes toothbrush, berries berry, gloves glove, okapis okapi,
-Gazebos gazebo, cookies cookie, glasses glasses, buses bus, lenses lens, knives knife, octopuses octopus"""
+Gazebos gazebo, cookies cookie, glasses glasses, buses bus, lenses lens, knives knife, octopuses octopus, mice mouse,
+people person, oxen ox, geese goose, feet foot, children child, men man, cacti cactus, wolves wolf, leaves leaf,
+loaves loaf, sheep sheep, scissors scissors, dice die, axes axe, skis ski, zebras zebra, Mice MOUSE, dogs Dogs"""
 
 
 @pytest.mark.parametrize("pair", re.split(r",\s", PLURALS))
@@ -282,6 +284,39 @@ def test_rare_plurals_are_matched_whatever_the_parser_makes_of_them(pair: str) -
     said, name = pair.split()
     phrase = Phrase(text=f"Two {said}", root=said, lemma="?", start=4, end=4 + len(said), tokens=(0,))
     assert [i for i, _ in match_targets([phrase], [target(name, 0)])] == [0]
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("A traffic light", "traffic_light"),
+        ("Two traffic lights", "traffic_light"),
+        ("A traffic light", "TrafficLight"),
+        ("A traffic light", "traffic-lights"),
+        ("A traffic light", "TRAFFIC LIGHT"),
+        ("A traffic light", "traffic_light.n.01"),
+        ("Some potted plants", "pottedplant"),
+        ("A wooden bow", "bow_(weapon)"),
+        ("A tall tree", "tree-merged"),
+        ("The sky", "sky-other-merged"),
+        ("A café", "cafe"),
+        ("A cafe\u0301", "café"),
+        ("Some people", "person"),
+        ("A person", "people"),
+        ("A hot-dog", "hot dog"),
+        ("A traffic light", "a traffic_light over the road"),
+    ],
+)
+def test_a_data_sets_spelling_of_a_name_is_what_an_answer_says(said: str, name: str) -> None:
+    assert list(matched(f"{said} is here.", target(name, 1)).values()) == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [("A bus", "bush"), ("A cat", "catfish"), ("A car", "carpet"), ("A light", "lighter")],
+)
+def test_a_name_that_only_begins_alike_is_another_thing(said: str, name: str) -> None:
+    assert matched(f"{said} is here.", target(name, 1)) == {}
 
 
 def test_an_irregular_plural_is_matched_on_either_side() -> None:

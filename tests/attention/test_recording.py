@@ -639,3 +639,46 @@ def test_another_batch_in_one_recorder_is_refused():
         model(**batch)
         with pytest.raises(ValueError, match="1 samples"):
             model(input_ids=batch["input_ids"][:1])
+
+
+@pytest.mark.parametrize("weighting", ["attention", "value"])
+def test_a_copy_made_while_recording_takes_neither_hooks_nor_a_cache_along(tiny_llava, weighting):
+    from interp.attention import kernel
+
+    model, _ = tiny_llava
+    ids = torch.tensor([[1, 20, 30, 25]])
+    with torch.no_grad():
+        plain = model(input_ids=ids).logits
+    hooks = [len(m._forward_pre_hooks) for m in model.modules()]
+    with interp.record(model, [2], weighting=weighting) as recorder, torch.no_grad():
+        twin = copy.deepcopy(model)
+        again = twin(input_ids=ids, use_cache=True).logits
+        model(input_ids=ids)
+    torch.testing.assert_close(again, plain)
+    assert recorder.attention.shape[2] == 4 or recorder.attention.numel()
+    assert [len(m._forward_pre_hooks) for m in twin.modules()] == hooks
+    assert [len(m._forward_pre_hooks) for m in model.modules()] == hooks
+    assert not kernel._starts and not kernel._watched and not kernel._hooks
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("how", ["ablate", "knockout"])
+def test_gradients_that_would_be_computed_without_the_intervention_are_warned_of(tiny_llava, how):
+    model, _ = tiny_llava
+    ids = torch.tensor([[1, 20, 30, 25]])
+
+    def away():
+        return interp.ablate(model, [(1, 1)], "zero") if how == "ablate" else interp.knockout(model, [3], [1])
+
+    def gradient(checkpointing):
+        model.train()
+        model.zero_grad()
+        (model.gradient_checkpointing_enable if checkpointing else model.gradient_checkpointing_disable)()
+        with away():
+            model(input_ids=ids).logits.sum().backward()
+        return model.model.language_model.layers[0].mlp.up_proj.weight.grad.clone()
+
+    truth = gradient(False)
+    with pytest.warns(UserWarning, match="gradient checkpointing on"):
+        inside = gradient(True)
+    torch.testing.assert_close(inside, truth)

@@ -302,7 +302,7 @@ def test_the_model_is_as_it_was_after_effects_also_when_they_fail(tiny_lmm, samp
     before = state()
     interp.effects(tiny_lmm, samples, [(1, 1)], generate=True, max_new_tokens=3, draws=1, **QUIET)
     assert state() == before
-    monkeypatch.setattr(type(model.lm_head), "forward", lambda *a: 1 / 0)
+    monkeypatch.setattr("interp.causation.resume.Resumable.run", lambda *a, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         interp.effects(tiny_lmm, samples, [(1, 1)], "zero", draws=1, **QUIET)
     assert state() == before and AttentionInterface.get_interface is lookup

@@ -16,11 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 import interp
 from interp import cli, plugins
 from interp.commands import _session as session
 from interp.commands import demo
+from interp.datasets import coco, scenes
 from interp.images import read_image
 from interp.models import _identity as identity
 from interp.report import html
@@ -167,6 +169,22 @@ def test_a_finished_run_is_not_computed_again(finished, model, monkeypatch):
     before = (finished / "heads.parquet").read_bytes()
     assert cli.main(rank(model, finished)) == 0
     assert (finished / "heads.parquet").read_bytes() == before
+
+
+def test_pictures_follow_the_data_when_images_change_under_the_same_command(model, tmp_path):
+    root, out = tmp_path / "data", tmp_path / "run"
+    coco.write(scenes.load(samples=4, size=48), root, "val2017")
+    command = ["rank", model, "coco", "--root", str(root), "--batch", "2", "--metrics", "pointing_game", "--nulls", "2"]
+    assert cli.main([*command, "--out", str(out)]) == 0
+    old = (out / "figures" / "gallery.png").read_bytes()
+    for path in (root / "val2017").iterdir():
+        with Image.open(path) as image:
+            changed = ImageOps.invert(image)
+        changed.save(path)
+    assert cli.main([*command, "--out", str(out)]) == 0
+    assert cli.main([*command, "--out", str(tmp_path / "anew")]) == 0
+    new = (out / "figures" / "gallery.png").read_bytes()
+    assert new != old and new == (tmp_path / "anew" / "figures" / "gallery.png").read_bytes()
 
 
 def test_another_run_in_the_folder_is_refused_with_the_difference(finished, model, capsys):

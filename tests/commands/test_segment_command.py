@@ -120,7 +120,7 @@ def test_top_heads_are_those_of_the_ranking_best_first(tmp_path):
 
 def test_options_left_out_stay_the_methods_own():
     bare = dict.fromkeys(("prompting", "choice", "min_confidence", "merge", "weights", "heads", "ranking"))
-    options = Namespace(**bare, remove_corners=False, drop_invisible=False)
+    options = Namespace(**bare, remove_corners=False, drop_invisible=False, end=False)
     assert method_options(options) == {}
     options.choice, options.remove_corners = "1", True
     assert method_options(options) == {"choice": 1, "remove_corners": True}

@@ -102,6 +102,11 @@ def fake_captures(lmm, samples, *, answers, batch, tokens, query, max_new_tokens
         )
 
 
+def score_of(table):
+    """The rows that compare scores, without those of specificity."""
+    return table[table["quantity"] == "score"]
+
+
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch, request):
     if "folders" not in request.fixturenames:
@@ -119,11 +124,11 @@ def found():
         patch.setattr("interp.ranking.measure.captures", fake_captures)
         a = FakeLMM("hub/llava", 0.3, sink=0.3, says=("dog",))
         b = FakeLMM("hub/difflmm", 0.7, sink=0.3, own=0.3, seed=1)
-        return quick(a, b, scenes(50))
+        return quick(a, b, scenes(50), by="mean")  # these heads look at things, whatever the word
 
 
 def row(found, contrast, heads, model="", metric="pointing_game"):
-    table = found.differences
+    table = score_of(found.differences)
     rows = table[
         (table["metric"] == metric)
         & (table["contrast"] == contrast)
@@ -143,7 +148,7 @@ def test_the_model_that_looks_more_is_found_better(found, metric, heads):
 
 
 def test_a_difference_is_that_of_the_two_means_beside_it(found):
-    table = found.differences.dropna(subset=["difference"])
+    table = score_of(found.differences).dropna(subset=["difference"])
     np.testing.assert_allclose(table["b"] - table["a"], table["difference"], atol=1e-12)
 
 
@@ -158,7 +163,7 @@ def test_effects_within_a_model_have_the_planted_sign(found):
 def test_numbers_are_those_of_rank_and_of_a_plain_bootstrap(found):
     a = FakeLMM("hub/llava", 0.3, sink=0.3)
     ranking = interp.rank(a, scenes(50), METRICS, progress=False, nulls=4)
-    ours = found.scores.query("model == 'llava' and normalise == 'answer' and query == 'predicting'")
+    ours = score_of(found.scores).query("model == 'llava' and normalise == 'answer' and query == 'predicting'")
     joined = ours.merge(ranking.reductions, on=["metric", "heads"], suffixes=("", "_rank"))
     assert len(joined) == len(METRICS) * len(CHOICES)
     for column in ("mean", "low", "high", "null", "chance", "p", "p_corrected"):
@@ -192,11 +197,11 @@ def test_a_model_beside_itself_differs_by_nothing():
 
 
 def test_heads_and_layers_are_compared_one_by_one_where_both_have_as_many(found):
-    heads = found.head_differences.query("metric == 'mass_in_mask'").set_index(["layer", "head"])
+    heads = score_of(found.head_differences).query("metric == 'mass_in_mask'").set_index(["layer", "head"])
     assert len(heads) == 8 and heads.loc[PLANTED, "favours"] == "b" and heads.loc[PLANTED, "p_corrected"] < 0.05
     others = heads.drop(PLANTED)
     assert (others["p_corrected"].fillna(1) > 0.05).all()
-    layers = found.layer_differences.query("metric == 'mass_in_mask'").set_index("layer")
+    layers = score_of(found.layer_differences).query("metric == 'mass_in_mask'").set_index("layer")
     assert layers.loc[1, "favours"] == "b" and layers.loc[0, "favours"] == ""
     own = found.layers.query("metric == 'mass_in_mask' and model == 'difflmm' and layer == 1").iloc[0]
     mean = found.heads.query(

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from interp.datasets import coco, folder, gcg, narratives, refcoco, scenes
+from interp.datasets._annotations import EntryLeftOut
 from interp.datasets._coco_masks import CocoError
 from interp.datasets._files import DatasetError
 from interp.images import read_image
@@ -84,17 +85,34 @@ def test_gcg_gives_captions_with_the_masks_of_their_phrases(grand, some_scenes):
     assert [s.id for s in gcg.load(grand(), samples=2)] == ["sa_0", "sa_1"]
 
 
-def test_gcg_skips_the_image_that_cannot_be_used_and_goes_on(grand):
-    def wrong_length(told, shown):
-        shown["annotations"][0]["segmentation"]["counts"] = [5, 5]
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda told, shown: shown["annotations"][0]["segmentation"].update(counts=[5, 5]), "run lengths of mask 0"),
+        (lambda told, shown: shown["annotations"][0].update(segmentation=None), "its segmentation is None"),
+        (lambda told, shown: shown["annotations"][0].pop("segmentation"), "its segmentation is None"),
+        (lambda told, shown: shown["annotations"][0].update(segmentation=[[1, 2]]), "polygons of mask 0"),
+        (lambda told, shown: told["annotations"][0]["labels"].__setitem__(0, None), "its phrase is None"),
+        (lambda told, shown: told["annotations"][0]["labels"].__setitem__(0, ["a dog"]), r"its phrase is \['a dog'\]"),
+        (lambda told, shown: told["annotations"][0]["labels"].__setitem__(0, " "), "its phrase is ' '"),
+    ],
+)
+def test_gcg_a_phrase_or_mask_that_cannot_be_used_costs_the_pair_alone(grand, some_scenes, change, message):
+    data = gcg.load(grand(change))
+    with pytest.warns(EntryLeftOut, match=message):
+        first, *rest = data
+    assert [t.phrase for t in first.targets] == [t.phrase for t in some_scenes[0].targets][1:]
+    assert all((a.mask == b.mask).all() for a, b in zip(first.targets, some_scenes[0].targets[1:], strict=True))
+    assert [len(s.targets) for s in rest] == [len(s.targets) for s in some_scenes[1:]]
 
+
+def test_gcg_skips_the_image_that_cannot_be_used_and_goes_on(grand):
     def one_label_too_many(told, shown):
         told["annotations"][0]["labels"].append("nothing")
 
-    for change, word in ((wrong_length, "run lengths of mask 0"), (one_label_too_many, "phrases but")):
-        first, *rest = gcg.load(grand(change))
-        assert isinstance(first, Skip) and word in first.reason and first.sample_id == "sa_0"
-        assert all(isinstance(s, Sample) for s in rest)
+    first, *rest = gcg.load(grand(one_label_too_many))
+    assert isinstance(first, Skip) and "phrases but" in first.reason and first.sample_id == "sa_0"
+    assert all(isinstance(s, Sample) for s in rest)
     home = grand()
     (home / "GranDf_HA_images" / "val_test" / "sa_1.jpg").write_bytes(b"no image")
     (home / "GranDf_HA_images" / "val_test" / "sa_2.jpg").unlink()
@@ -103,20 +121,26 @@ def test_gcg_skips_the_image_that_cannot_be_used_and_goes_on(grand):
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
+    ("change", "word", "left"),
     [
-        (lambda told, shown: shown["annotations"][0].update(image_id="sa_9"), "1 entries point by image_id"),
-        (lambda told, shown: told["annotations"][0].update(image_id="sa_9"), "1 entries point by image_id"),
-        (lambda told, shown: shown["images"][0].update(file_name="../../secret.png"), "leads out of the folder"),
-        (lambda told, shown: told["images"][0].update(file_name="C:\\secret.png"), "leads out of the folder"),
-        (lambda told, shown: told["images"][1].update(id="sa_0"), "occurs twice"),
-        (lambda told, shown: told["annotations"][0].pop("labels"), "no usable 'labels'"),
-        (lambda told, shown: shown.pop("annotations"), "no list 'annotations'"),
+        (lambda told, shown: shown["annotations"][0].update(image_id="sa_9"), "'sa_9' is not in images", [1, 2]),
+        (lambda told, shown: told["annotations"][0].update(image_id="sa_9"), "'sa_9' is not in images", [1, 2]),
+        (lambda told, shown: shown["images"][0].update(file_name="../x.png"), "leads out of the folder", [1, 2]),
+        (lambda told, shown: told["images"][0].update(file_name="C:\\x.png"), "leads out of the folder", [1, 2]),
+        (lambda told, shown: told["annotations"][0].pop("labels"), "no usable 'labels'", [1, 2]),
+        (lambda told, shown: told["annotations"][0].update(labels=None), "no usable 'labels'", [1, 2]),
+        (lambda told, shown: told["annotations"][0].update(caption=7), "no usable 'caption'", [1, 2]),
     ],
 )
-def test_gcg_annotations_that_contradict_themselves_are_refused(grand, change, word):
-    with pytest.raises(DatasetError, match=word):
-        gcg.load(grand(change))
+def test_gcg_a_bad_entry_costs_no_other_image(grand, change, word, left):
+    with pytest.warns(EntryLeftOut, match=word):
+        data = gcg.load(grand(change))
+    assert [s.id for s in data if isinstance(s, Sample)] == [f"sa_{i}" for i in left]
+
+
+def test_gcg_files_without_their_lists_are_refused(grand):
+    with pytest.raises(DatasetError, match="no list 'annotations'"):
+        gcg.load(grand(lambda told, shown: shown.pop("annotations")))
 
 
 def test_gcg_says_where_it_looked(tmp_path):
@@ -222,19 +246,34 @@ def test_plain_pickles_are_read_whatever_python_wrote_them():
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
+    ("change", "word", "lost"),
     [
-        (lambda refs, instances: refs[0].update(ann_id=9), "1 entries point by ann_id"),
-        (lambda refs, instances: refs[0].update(image_id=77), "1 entries point by image_id"),
-        (lambda refs, instances: refs[0].update(image_id=1), "is about image 1, its annotation is not"),
-        (lambda refs, instances: instances["annotations"][0].update(image_id=77), "1 entries point by image_id"),
-        (lambda refs, instances: instances["images"][0].update(file_name="/etc/passwd"), "leads out of the folder"),
-        (lambda refs, instances: refs[0]["sentences"][0].pop("sent"), "no usable 'sent'"),
+        (lambda refs, instances: refs[0].update(ann_id=9), "its ann_id 9 is not in annotations", 2),
+        (lambda refs, instances: refs[0].update(image_id=77), "its image_id 77 is not in images", 2),
+        (lambda refs, instances: refs[0].update(image_id=1), "is about image 1, its annotation is not", 2),
+        (lambda refs, instances: instances["annotations"][0].update(image_id=77), "image_id 77 is not in images", 2),
+        (lambda refs, instances: refs[0]["sentences"][0].pop("sent"), "no usable 'sent'", 1),
+        (lambda refs, instances: refs[0]["sentences"][0].update(sent=None), "no usable 'sent'", 1),
+        (lambda refs, instances: refs[0].update(sentences=None), "no usable 'sentences'", 2),
+        (lambda refs, instances: instances["annotations"][0].update(bbox=[1, 2, -3, 4]), "no usable 'bbox'", 2),
+        (lambda refs, instances: instances["annotations"][0].update(bbox=[1, float("nan"), 3, 4]), "'bbox'.*finite", 2),
+        (lambda refs, instances: instances["annotations"][0].update(bbox=["left", 2, 3, 4]), "no usable 'bbox'", 2),
+        (lambda refs, instances: instances["annotations"][0].update(bbox=[1, 2, 3]), "no usable 'bbox'", 2),
     ],
 )
-def test_refcoco_annotations_that_contradict_themselves_are_refused(refer, change, word):
-    with pytest.raises(DatasetError, match=word):
-        refcoco.load(refer(change), "val")
+def test_refcoco_a_bad_entry_costs_its_own_expressions_alone(refer, change, word, lost):
+    whole = [s.id for s in refcoco.load(refer(), "val")]
+    with pytest.warns(EntryLeftOut, match=word):
+        data = refcoco.load(refer(change), "val")
+    assert [s.id for s in data if isinstance(s, Sample)] == whole[lost:]
+
+
+def test_refcoco_reads_no_file_outside_its_folders(refer):
+    home = refer(lambda refs, instances: instances["images"][0].update(file_name="/etc/passwd"))
+    with pytest.raises(DatasetError, match="no expressions of split 'val'"):
+        refcoco.load(home, "val")
+    with pytest.warns(EntryLeftOut, match="leads out of the folder"):
+        assert all(isinstance(s, Sample) for s in refcoco.load(home, "testA"))
 
 
 def test_refcoco_skips_masks_of_another_size(refer):
@@ -293,17 +332,34 @@ def test_narratives_give_every_phrase_its_segments_and_its_place(narrative, some
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
+    ("change", "word", "ids"),
     [
-        (lambda told, pan: told[0].update(image_id="9"), "1 entries point by image_id"),
-        (lambda told, pan: told[0]["segments"][1].update(segment_ids=["5"]), "points to segment '5'"),
-        (lambda told, pan: pan["annotations"][0]["segments_info"][0].update(category_id=9), "point by category_id"),
-        (lambda told, pan: pan["annotations"][0].update(file_name="../x.png"), "leads out of the folder"),
+        (lambda told, pan: told[0].update(image_id="9"), "image_id '9' is not in images", ["1-1", "2-2"]),
+        (lambda told, pan: told[0].update(segments=None), "no usable 'segments'", ["1-1", "2-2"]),
+        (lambda told, pan: pan["annotations"][0].update(file_name="../x.png"), "leads out", ["1-1", "2-2"]),
     ],
 )
-def test_narratives_that_contradict_themselves_are_refused(narrative, change, word):
-    with pytest.raises(DatasetError, match=word):
-        narratives.load(narrative(change))
+def test_a_bad_narrative_costs_itself(narrative, change, word, ids):
+    with pytest.warns(EntryLeftOut, match=word):
+        data = narratives.load(narrative(change))
+    assert [s.id for s in data] == ids and all(isinstance(s, Sample) for s in data)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda told, pan: told[0]["segments"][1].update(segment_ids=["5"]), "no segment 5 is known"),
+        (lambda told, pan: told[0]["segments"][1].update(segment_ids=["x"]), "no usable 'segment_ids'"),
+        (lambda told, pan: told[0]["segments"][1].update(segment_ids=None), "no usable 'segment_ids'"),
+        (lambda told, pan: told[0]["segments"][1].update(plural="perhaps"), "no usable 'plural'"),
+    ],
+)
+def test_a_phrase_whose_segments_cannot_be_used_costs_its_mask_and_the_text_stays(narrative, change, word):
+    whole = next(iter(narratives.load(narrative())))
+    with pytest.warns(EntryLeftOut, match=word):
+        first = next(iter(narratives.load(narrative(change))))
+    assert first.answer == whole.answer
+    assert [(t.phrase, t.span) for t in first.targets] == [(t.phrase, t.span) for t in whole.targets[1:]]
 
 
 # --- a folder, and COCO's instances --------------------------------------------------------------------------------

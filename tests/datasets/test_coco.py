@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import interp
-from interp.datasets import coco, scenes
+from interp.datasets import _files, coco, scenes
+from interp.datasets._annotations import EntryLeftOut
 from interp.types import Sample, Skip, Target
 from interp.work.store import Memory
 
@@ -214,9 +215,8 @@ def test_samples_come_in_the_files_order_and_again(folder):
 
 def test_one_image_is_read_at_a_time(folder, monkeypatch):
     read = []
-    monkeypatch.setattr(
-        coco, "read_image", lambda path: read.append(path.name) or np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    )
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    monkeypatch.setattr(_files, "read_image", lambda path, **_: read.append(path.name) or image)
     samples = iter(coco.load(folder(5)))
     next(samples)
     assert read == ["0.png"]
@@ -269,37 +269,83 @@ def test_a_damaged_annotation_file_is_named(folder, text, message):
         coco.load(path.parents[1])
 
 
+def in_whole(samples):
+    """Id -> its targets' phrases."""
+    return {s.id: [t.phrase for t in s.targets] for s in samples if isinstance(s, Sample)}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"image_id": 12345}, "1 entries point by image_id to what images does not hold, first 12345"),
-        ({"category_id": 12345}, "category_id to what categories does not hold, first 12345"),
-        ({"image_id": None}, r"annotations\[2\] has no usable 'image_id'"),
-        ({"segmentation": None}, r"annotations\[2\] has no usable 'segmentation'"),
+        ({"image_id": 12345}, "image_id 12345 is not in images"),
+        ({"category_id": 12345}, "category_id 12345 is not in categories"),
+        ({"image_id": None}, r"annotations\[2\]: no usable 'image_id'.*got None"),
+        ({"image_id": True}, "no usable 'image_id'.*got True"),
+        ({"category_id": [1]}, "no usable 'category_id'"),
+        ({"segmentation": None}, "no usable 'segmentation'"),
+        ({"segmentation": "x"}, "no usable 'segmentation'"),
+        ({"area": "big"}, "no usable 'area'.*valid number.*got 'big'"),
+        ({"area": float("nan")}, "no usable 'area'.*finite number"),
+        ({"area": -3}, "no usable 'area'.*greater than or equal to 0"),
+        ({"iscrowd": "perhaps"}, "no usable 'iscrowd'.*boolean"),
+        ({"iscrowd": 2}, "no usable 'iscrowd'"),
     ],
 )
-def test_annotations_that_belong_nowhere_are_refused(folder, fields, message):
-    root = folder(change=changed(**fields))
-    with pytest.raises(coco.CocoError, match=message):
-        coco.load(root)
+def test_a_bad_entry_costs_itself_not_its_image_and_not_the_file(folder, fields, message):
+    with pytest.warns(EntryLeftOut, match=rf"left out 1 entries, first instances_val2017.json: .*{message}"):
+        data = coco.load(folder(change=changed(**fields)))
+    assert in_whole(data) == {"100": ["dog", "chair"], "93": ["chair"], "86": ["dog", "chair"]}
+    assert len(data.left_out) == 1
+
+
+@pytest.mark.parametrize("crowd", ["1", 1, True, 1.0, "true"])
+@pytest.mark.parametrize("single", ["0", 0, False, None, "false"])
+def test_crowds_are_told_from_single_things_however_the_file_writes_them(folder, crowd, single):
+    def write(instances):
+        for annotation in instances["annotations"]:
+            annotation["iscrowd"] = crowd if annotation["category_id"] == CHAIR else single
+
+    root = folder(change=write)
+    assert set(map(tuple, in_whole(coco.load(root)).values())) == {("dog",)}
+    assert [t.crowd for t in next(iter(coco.load(root, crowd=True, apart=True))).targets] == [False, True]
+
+
+@pytest.mark.parametrize("field", ["image_id", "category_id"])
+def test_annotations_of_another_data_set_are_refused(folder, field):
+    def elsewhere(instances):
+        for annotation in instances["annotations"]:
+            annotation[field] = 5
+
+    with pytest.raises(coco.CocoError, match=f"none of 6 annotations points by {field}"):
+        coco.load(folder(change=elsewhere))
+
+
+@pytest.mark.parametrize("field", ["image_id", "category_id"])
+def test_an_id_that_is_a_text_in_one_list_and_a_number_in_the_other_is_one_id(folder, field):
+    def as_text(instances):
+        for annotation in instances["annotations"]:
+            annotation[field] = str(annotation[field])
+
+    assert in_whole(coco.load(folder(change=as_text)))["93"] == ["dog", "chair"]
 
 
 @pytest.mark.parametrize("name", ["../0.png", "a/../../0.png", "/etc/0.png", r"..\0.png", r"C:\0.png", "C:0.png", ""])
 def test_no_file_outside_the_folder_is_read(folder, name):
     root = folder(change=lambda instances: instances["images"][1].update(file_name=name))
     (root.parent / "0.png").write_bytes((root / "val2017" / "0.png").read_bytes())
-    with pytest.raises(coco.CocoError, match="leads out of the folder"):
-        coco.load(root)
+    with pytest.warns(EntryLeftOut, match="leads out of the folder"):
+        data = coco.load(root)
+    assert list(in_whole(data)) == ["100", "86"]
 
 
-@pytest.mark.parametrize("record", ["images", "categories"])
-def test_an_id_that_comes_twice_is_refused(folder, record):
+def test_of_an_id_that_comes_twice_with_unlike_contents_none_is_taken(folder):
     def twice(instances):
-        instances[record][1] |= {"id": str(instances[record][0]["id"])}
+        instances["images"][1] |= {"id": str(instances["images"][0]["id"])}
 
-    root = folder(change=twice)
-    with pytest.raises(coco.CocoError, match="occurs twice"):
-        coco.load(root)
+    with pytest.warns(EntryLeftOut, match="occurs twice"):
+        assert list(in_whole(coco.load(folder(change=twice)))) == ["86"]
+    same = folder(change=lambda instances: instances["images"].append(dict(instances["images"][0])))
+    assert len(coco.load(same)) == 3
 
 
 def test_captions_of_another_data_set_are_refused(folder):
@@ -343,12 +389,25 @@ HALF = compressed(rectangle(0, 0))["counts"]
         ([["left", 1, 10, 1, 10, 10]], "at least three points"),
     ],
 )
-def test_a_broken_mask_skips_its_image_alone_and_says_why(folder, segmentation, message):
-    before, broken, after = coco.load(folder(change=changed(segmentation=segmentation)))
-    assert isinstance(before, Sample) and isinstance(after, Sample)
-    assert isinstance(broken, Skip) and broken.sample_id == "93"
+def test_a_broken_mask_costs_itself_and_says_why(folder, segmentation, message):
+    data = coco.load(folder(change=changed(segmentation=segmentation)))
+    with pytest.warns(EntryLeftOut, match="annotation 3 of image 93"):
+        found = in_whole(data)
+    assert found == {"100": ["dog", "chair"], "93": ["chair"], "86": ["dog", "chair"]}
     with pytest.raises(coco.CocoError, match=message):
-        raise coco.CocoError(broken.reason)
+        raise coco.CocoError(next(iter(data.left_out.values())))
+    list(data)  # it is told once
+
+
+@pytest.mark.filterwarnings("ignore::interp.datasets._annotations.EntryLeftOut")
+def test_an_image_none_of_whose_masks_can_be_read_is_skipped_with_the_reason(folder):
+    def both(instances):
+        for annotation in instances["annotations"][2:4]:
+            annotation["segmentation"] = {"size": [1, 1], "counts": [1]}
+
+    before, broken, after = coco.load(folder(change=both))
+    assert isinstance(before, Sample) and isinstance(after, Sample)
+    assert isinstance(broken, Skip) and broken.sample_id == "93" and "the run lengths of annotation 3" in broken.reason
 
 
 def remove(path):

@@ -1,6 +1,7 @@
 """A series is one model that becomes each checkpoint exactly as if it had been loaded afresh, and then itself again."""
 
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import interp
+from interp.emergence.points import digest_of
 from interp.emergence.timeline import NoSeries
 from interp.models._overlay import CheckpointMismatch
 
@@ -301,3 +303,20 @@ def test_digests_tell_checkpoints_apart_and_outlive_a_copy(run, tmp_path):
         True,
         True,
     ]
+
+
+def test_two_large_checkpoints_that_differ_in_one_byte_never_share_their_scores(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    with open(path, "wb") as file:
+        file.truncate(70 << 20)  # zeros: large files were sampled
+    before, about = digest_of([path]), path.stat()
+    with open(path, "r+b") as file:
+        file.seek((31 << 20) + 12345)
+        file.write(b"1")
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))  # as rsync and cp -p leave it
+    after = digest_of([path])
+    assert after != before
+    expected = hashlib.sha256(f"{path.name} {70 << 20}\n".encode() + path.read_bytes()).hexdigest()
+    assert after == expected
+    monkeypatch.setattr("builtins.open", None)
+    assert digest_of([path]) == after  # not read twice

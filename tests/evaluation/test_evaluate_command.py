@@ -12,7 +12,7 @@ from evaluation_cases import phrase
 from PIL import Image
 
 from interp import cli
-from interp.datasets import coco, gcg, scenes
+from interp.datasets import coco, gcg, refcoco, scenes
 from interp.evaluation import batch
 from interp.evaluation import predictions as results
 from interp.evaluation import study as evaluating
@@ -192,7 +192,7 @@ def test_another_run_in_the_folder_is_refused_and_force_starts_over(model, tmp_p
         ("gcg", "scenes", ("--heads", "top3"), "needs --ranking"),
         ("gcg", "gcg", (), "no folder given"),
         ("gcg", "scenes", ("--split", "nosuch"), "no split 'nosuch'"),
-        ("referring", "scenes", ("--predictions", "x"), "can be scored for gcg"),
+        ("instances", "scenes", ("--predictions", "x"), "can be scored for gcg"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_in_one_line(task, dataset, more, word, model, tmp_path, capsys):
@@ -205,15 +205,6 @@ def test_images_without_masks_are_refused_before_the_model_answers(model, root, 
     out = tmp_path / "run"
     assert cli.main(command("gcg", model, "folder", out, "--root", root / "gcg", "--samples", "2")) == 2
     assert "has a mask to compare with" in capsys.readouterr().err
-
-
-def test_moved_spans_follow_the_words_through_other_spaces():
-    answer, text = "In  this image, a dog", "In this image , a dog"
-    for words in ("image", "a dog", "In"):
-        start = answer.index(words)
-        assert text[slice(*batch._moved((start, start + len(words)), answer, text))] == words
-    with pytest.raises(ValueError, match="the tokenizer changed the text"):
-        batch._moved((18, 21), answer, "In this")
 
 
 # --- results in files ----------------------------------------------------------------------------------------------
@@ -291,3 +282,79 @@ def test_cocos_results_file_is_scored_and_one_of_another_data_set_refused(root, 
 def test_the_phrases_of_a_file_have_a_root():
     made = results._phrase("the brown dog")
     assert (made.text, made.root) == (phrase("the brown dog").text, "dog")
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "where"), [("referring", "refcoco", "coco"), ("narrative", "narratives", "png")]
+)
+def test_the_predictions_of_a_run_are_scored_again_from_their_file_with_the_same_numbers(
+    task, data, where, model, root, tmp_path
+):
+    more = ("--root", root / where)
+    assert cli.main(command(task, model, data, tmp_path / "run", *more)) == 0
+    again = (*more, "--predictions", tmp_path / "run" / "predictions.json")
+    assert cli.main(command(task, "somebody's", data, tmp_path / "again", *again)) == 0
+    first, second = (summary(tmp_path / name)["measures"] for name in ("run", "again"))
+    assert first == second and any(measure["value"] for measure in first.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda found: found[0].update(sample_id="nobody"), "that are not among the samples, first 'nobody'"),
+        (lambda found: found[0].pop("sample_id"), "says neither sample_id nor ref_id and sent_id"),
+        (lambda found: found.append(found[0]), "has 2 results for .* which has 1 phrases"),
+        (lambda found: found[0].update(segmentation=None), "result 0 has no usable segmentation"),
+        (lambda found: found[0].update(score="high"), "result 0 has no usable score"),
+        (lambda found: found[0].update(score=float("nan")), "result 0 has no usable score"),
+        (lambda found: found[0].update(point=[1]), "result 0 has no usable point"),
+        (lambda found: found[0]["segmentation"].update(counts="0"), "run lengths of result 0"),
+    ],
+)
+def test_results_that_are_not_whole_are_refused_with_what_was_expected(change, word, root, tmp_path):
+    samples = list(refcoco.load(root / "coco"))
+    found = [
+        {"sample_id": s.id, "segmentation": to_rles(s.targets[0].mask[None])[0], "score": 0.5, "point": [1, 2]}
+        for s in samples
+    ]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(found))
+    records, _ = results.read_results(path, samples)
+    measures = evaluating.evaluate("referring", records).measures.set_index("measure")["value"]
+    assert measures["ciou"] == 1
+    change(found)
+    path.write_text(json.dumps(found))
+    with pytest.raises(results.ResultsMismatch, match=word):
+        results.read_results(path, samples)
+
+
+def test_an_expression_without_a_result_counts_as_a_miss(root, tmp_path):
+    samples = list(refcoco.load(root / "coco"))
+    path = tmp_path / "results.json"
+    first = to_rles(samples[0].targets[0].mask[None])[0]
+    ref, _, sent = samples[0].id.partition("-")
+    path.write_text(json.dumps([{"ref_id": int(ref), "sent_id": int(sent), "segmentation": first}]))
+    records, _ = results.read_results(path, samples)
+    table = evaluating.evaluate("referring", records).samples
+    assert table["iou"].tolist() == [1.0] + [0.0] * (len(samples) - 1)
+
+
+def test_the_report_shows_the_best_the_median_and_the_worst(root, tmp_path):
+    samples = list(refcoco.load(root / "coco"))[:5]
+    found = []
+    for i, s in enumerate(samples):
+        mask = s.targets[0].mask.copy()
+        mask[np.nonzero(mask)[0].min() :][: 4 * i] = False  # ever less of it
+        found.append({"sample_id": s.id, "segmentation": to_rles(mask[None])[0]})
+    path, out = tmp_path / "results.json", tmp_path / "run"
+    path.write_text(json.dumps(found))
+    more = ("--root", root / "coco", "--predictions", path, "--samples", "5")
+    assert cli.main(command("referring", "somebody's", "refcoco", out, *more)) == 0
+    table = pd.read_parquet(out / "samples.parquet").sort_values("iou", ascending=False)["sample_id"].tolist()
+    shown = json.loads((out / "manifest.json").read_text())["pictures"]
+    assert [shown[p]["sample_id"] for p in ("best", "median", "worst")] == [table[0], table[2], table[4]]
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 3 and "ciou" in page
+    for place in ("best", "median", "worst"):
+        with Image.open(out / "figures" / f"{place}.png") as picture:
+            assert picture.width > 300

@@ -8,6 +8,7 @@ from evaluation_cases import blobs
 
 from interp.evaluation import gcg
 from interp.evaluation.overlap import pairwise_iou, to_rles
+from interp.evaluation.result import Record
 
 SIZE = (20, 24)
 
@@ -129,3 +130,54 @@ def test_without_a_text_encoder_recall_is_nan_with_the_reason_and_the_rest_is_th
 def test_an_encoder_of_the_wrong_shape_is_refused(dog_and_cat):
     with pytest.raises(ValueError, match="expected \\(text, dim\\)"):
         gcg.evaluate(dog_and_cat, encoder=lambda texts: np.zeros((1, 3)), java=False)
+
+
+def by_pycocotools(records, ids):
+    """AP50 by pycocotools itself, from the ids as the data set's file has them."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def shapes(some):
+        found = [(key, item.mask) for key, r in zip(ids, records, strict=True) for item in some(r)]
+        return [
+            {"id": n, "image_id": key, "category_id": 1, "segmentation": m, "area": 9, "iscrowd": 0, "score": 1.0}
+            for n, (key, m) in enumerate(found, 1)
+        ]
+
+    runs = []
+    for some in (lambda r: r.truths, lambda r: r.found):
+        made = COCO()
+        made.dataset = {
+            "images": [{"id": key, "height": 20, "width": 24} for key in ids],
+            "categories": [{"id": 1}],
+            "annotations": shapes(some),
+        }
+        made.createIndex()
+        runs.append(made)
+    run = COCOeval(*runs, "segm")
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    return run.stats[1]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+def test_ap50_counts_images_in_the_order_of_ids_of_their_own_type(make_record):
+    rng = np.random.default_rng(5)
+    numbers, values = [9, 10, 100, 2, 33], {}
+    for ids in (numbers, [str(n) for n in numbers]):
+        records = []
+        for key, n in zip(ids, numbers, strict=True):
+            truth = blobs(np.random.default_rng(n), 4, SIZE)
+            found = truth if n in (9, 100) else blobs(rng, 4, SIZE)
+            pairs = [[("dog", mask) for mask in some] for some in (found, truth)]
+            records.append(make_record(*pairs, sample_id=str(n), image_key=key))
+        values[type(ids[0])] = gcg.evaluate(records, encoder="none", java=False).measures["value"][0]
+        assert values[type(ids[0])] == pytest.approx(by_pycocotools(records, ids), abs=1e-12)
+        assert Record.from_json(records[0].to_json()).key == ids[0]
+    assert values[int] != pytest.approx(values[str], abs=1e-3)
+
+
+def test_two_empty_masks_leave_the_rest_of_an_images_miou_as_it_is():
+    iou = np.array([[np.nan, 0.0], [0.0, 0.8]])  # the released code gives this image 0
+    assert gcg.mean_iou(iou) == 0.8

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from evaluation_cases import blobs
+from evaluation_cases import blobs, phrase
 
 from interp.datasets.coco import CocoError
-from interp.evaluation import overlap
+from interp.evaluation import overlap, study
+from interp.evaluation.result import Found, Record, Truth
 
 SIZE = (20, 24)
 
@@ -22,6 +23,31 @@ def test_shared_pixels_equal_counting_pixels():
     a, b = blobs(rng, 6, SIZE), blobs(rng, 6, SIZE)
     shared, union = overlap.shared_pixels(overlap.to_rles(a), overlap.to_rles(b))
     assert shared.tolist() == (a & b).sum((1, 2)).tolist() and union.tolist() == (a | b).sum((1, 2)).tolist()
+
+
+def test_a_thousand_masks_at_once_are_measured_as_one_by_one():
+    masks = np.random.default_rng(3).random((1000, 9, 7)) > np.linspace(0, 1, 1000)[:, None, None]
+    rles = overlap.to_rles(masks)
+    assert overlap.areas(rles).tolist() == masks.sum((1, 2)).tolist()
+    shared, union = overlap.shared_pixels(rles, rles[::-1])
+    assert shared.tolist() == (masks & masks[::-1]).sum((1, 2)).tolist()
+    assert union.tolist() == (masks | masks[::-1]).sum((1, 2)).tolist()
+    found = overlap.boxes(rles)
+    assert np.isnan(found[~masks.any((1, 2))]).all() and found[0].tolist() == [0, 0, 7, 9]
+    assert overlap.pairwise_iou(rles, rles[:300]).shape == (1000, 300)
+
+
+@pytest.mark.parametrize("task", ["gcg", "instances", "referring", "narrative"])
+def test_a_benchmark_of_a_thousand_images_is_scored_to_its_end(task):
+    things = ["cat", "dog", "cow", "hen", "owl"]
+    rles = overlap.to_rles(blobs(np.random.default_rng(4), 1000, SIZE))
+    records = [
+        Record(f"{i}", f"{i}", SIZE, "", (Found(phrase(things[i % 5]), r),), (Truth(things[i % 5], r),), ("a cat",))
+        for i, r in enumerate(rles)
+    ]
+    measures = study.evaluate(task, records).measures.set_index("measure")["value"]
+    name = {"gcg": "ap50", "instances": "ap", "referring": "ciou", "narrative": "average_recall"}[task]
+    assert measures[name] == pytest.approx(1, abs=1e-4)
 
 
 def test_two_empty_masks_have_no_iou_and_one_has_none_with_an_object():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from interp.plots.heads import heat_map
 from interp.plots.layers import curves
 from interp.plots.overlay import Row, atlas, gallery, z_scores
-from interp.types import PatchGrid
+from interp.plots.segments import overlay
+from interp.types import PatchGrid, Phrase, Segmentation
 
 MEANS = np.array([[0.1, 0.2, 0.3], [0.6, 0.15, np.nan]])
 
@@ -148,6 +153,25 @@ def test_the_atlas_puts_each_head_into_its_own_cell():
         for head in range(3):
             cell = mosaic[layer * 5 : layer * 5 + 4, head * 6 : head * 6 + 5]
             np.testing.assert_allclose(cell, z_scores(maps[layer, head]), rtol=1e-5)
+
+
+HOSTILE = ["costs $5 and $6", "$\\frac{", "a_b^c", "\\alpha $x$", "100 % {sure}"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_dollar_in_a_phrase_is_a_dollar_and_no_figure_is_lost(text):
+    maps = {text: np.eye(3, dtype=np.float32)}
+    rows = [replace(row(maps), phrase=text, notes={text: text})]
+    image = np.zeros((20, 30, 3), dtype=np.uint8)
+    phrase = Phrase(text, text, text, 0, len(text), (0,))
+    masks = np.zeros((1, 20, 30), dtype=bool)
+    masks[0, 5:9, 5:9] = True
+    made = Segmentation("x", "", text, (phrase,), np.array([[6.0, 6.0]]), masks, np.array([0.5]))
+    cases = [gallery(rows), atlas(np.ones((1, 1, 2, 2), dtype=np.float32), text), overlay(image, made)]
+    cases.append(heat_map(frame(), "mass_in_mask", title=text, label=text, unit=text))
+    for figure in cases:
+        figure.savefig(io.BytesIO(), format="png", dpi=20)
+        assert not any(t.get_parse_math() for t in figure.findobj(Text) if set(t.get_text()) & set("$\\^"))
 
 
 def test_drawing_leaves_the_callers_settings_alone():

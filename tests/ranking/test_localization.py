@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from interp import plugins
-from interp.ranking.localization import above_elbow, mask_free
+from interp.ranking.localization import above_elbow, above_elbow_as_published, mask_free
 
 
 def test_elbow_by_hand():
@@ -29,6 +29,26 @@ def test_elbow_equals_the_perpendicular_distance_computed_by_hand():
         area = (b - a)[0] * (points - a)[:, 1] - (b - a)[1] * (points - a)[:, 0]
         expected = sums >= y[np.abs(area / np.linalg.norm(b - a)).argmax()]
         assert (above_elbow(sums[None])[0] == expected).all()
+
+
+def test_the_published_threshold_by_hand_shows_that_it_depends_on_the_heads_numbers():
+    """Sorted 1 1 1 2 10: the elbow is the head with 2. It is number 2, so that heads 2, 3 and 4 are kept."""
+    sums = np.array([[10.0, 1.0, 2.0, 1.0, 1.0]])
+    assert above_elbow_as_published(sums).tolist() == [[False, False, True, True, True]]
+    assert above_elbow_as_published(sums[:, [2, 0, 1, 3, 4]]).all()  # the same head as number 0: all are kept
+    assert above_elbow(sums[:, [2, 0, 1, 3, 4]]).tolist() == [[True, True, False, False, False]]
+    assert not above_elbow_as_published(np.full((1, 3), np.nan)).any()
+
+
+def test_the_ranking_as_published_can_be_put_beside_the_papers():
+    mass = np.array([[[0.9, 0.8, 0.1, 0.05, 0.0]], [[0.1, 0.9, 0.8, 0.05, 0.0]]])
+    entropy = np.array([[[0.5, 0.1, 0.9, 0.0, 0.0]], [[0.9, 0.3, 0.2, 0.0, 0.0]]])
+    paper, published = (
+        mask_free(mass, entropy, top=1, published=p).set_index("head").frequency.to_dict() for p in (False, True)
+    )
+    assert paper == {0: 0.0, 1: 0.5, 2: 0.5, 3: 0.0, 4: 0.0}
+    # the elbows are head 2 (0.1) and head 0 (0.1): heads from 2 on, and all; the least entropy and more mass is head 3
+    assert published == {0: 0.0, 1: 0.0, 2: 0.0, 3: 1.0, 4: 0.0}
 
 
 def test_equal_or_undefined_sums():

@@ -276,6 +276,62 @@ def test_other_weights_of_the_same_name_have_another_fingerprint():
     assert fingerprint(model) != before
 
 
+def test_a_model_with_a_pruned_head_does_not_get_the_whole_models_ranking(tiny_lmm):
+    from interp.models._identity import fingerprint
+
+    model = tiny_lmm.model
+    seen = [fingerprint(model)]
+    projection = model.model.language_model.layers[1].self_attn.o_proj.weight
+    for change in (lambda w: w[:, 8:16].zero_(), lambda w: w.copy_(w.flip(0)), lambda w: w[-1, -1].neg_()):
+        change(projection.data)
+        seen.append(fingerprint(model))
+    model.get_buffer("model.vision_tower.embeddings.position_ids").add_(1)
+    seen.append(fingerprint(model))
+    assert len(set(seen)) == 5
+
+
+@pytest.mark.parametrize("size", [0, 1, 4 * 65536, 4 * 65536 + 3, 1000003])
+def test_the_sums_that_stand_for_weights_on_a_gpu_see_one_bit_and_a_change_of_places(size):
+    from interp.models._identity import WORDS, mixed
+
+    data = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    found = mixed(data)
+    assert found.shape == (2, -(-size // (4 * WORDS)))
+    padded = np.pad(data.numpy(), (0, -size % (4 * WORDS))).view(np.int32).reshape(-1, WORDS)
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(1 << 62), 1 << 62, (2, WORDS), generator=generator).numpy() * 2 + 1
+    np.testing.assert_array_equal(found.numpy(), factors @ padded.T.astype(np.int64))
+    for change in (lambda x: x[-1:].bitwise_xor_(128), lambda x: x[: size // 8 * 8].copy_(x[: size // 8 * 8].flip(0))):
+        other = data.clone()
+        change(other)
+        assert torch.equal(other, data) == torch.equal(mixed(other), found)
+
+
+@pytest.mark.gpu
+def test_weights_on_a_gpu_are_told_apart_without_being_moved(tiny_lmm):
+    from interp.models._identity import fingerprint, mixed
+
+    data = torch.randint(0, 256, (1000003,), dtype=torch.uint8)
+    assert torch.equal(mixed(data), mixed(data.cuda()).cpu())
+    model = tiny_lmm.model.cuda()
+    before = fingerprint(model)
+    model.model.language_model.layers[1].self_attn.o_proj.weight.data[:, 8:16].zero_()
+    assert fingerprint(model) != before
+
+
+def test_offloaded_weights_of_two_checkpoints_are_told_apart(make_tiny_llava):
+    from accelerate import cpu_offload
+
+    from interp.models._identity import fingerprint
+
+    def offloaded(change):
+        model, _ = make_tiny_llava()
+        model.model.language_model.layers[1].self_attn.o_proj.weight.data[:, 8:16] += change
+        return cpu_offload(model, torch.device("cpu"))
+
+    assert fingerprint(offloaded(0)) == fingerprint(offloaded(0)) != fingerprint(offloaded(1))
+
+
 def test_another_precision_kernel_configuration_or_processor_is_another_model(tiny_lmm):
     from interp.models._identity import fingerprint, setup
 
@@ -327,6 +383,18 @@ def test_a_failed_sample_is_recorded_and_the_others_stay():
     assert "'umbrella'" in reasons[2]
     assert ranking.heads.images.unique().tolist() == [3]
     assert ranking.manifest["skipped"] == 3
+
+
+def test_phrases_that_name_nothing_are_counted_and_the_commonest_told():
+    samples = scenes(6)
+    for i in (1, 3):
+        samples[i] = replace(samples[i], targets=(Target("umbrella", samples[i].targets[0].mask),))
+    samples[4] = replace(samples[4], targets=(samples[4].targets[1],))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("interp.ranking.measure.captures", forgiving)
+        ranking = quick(FakeLMM(0.3), samples, metrics=["nss"])
+    assert ranking.manifest["phrases"] == 7
+    assert ranking.manifest["unmatched"] == {"phrases": 5, "commonest": [["dog", 3], ["chair", 2]]}
 
 
 def forgiving(lmm, samples, **options):

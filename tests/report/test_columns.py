@@ -18,8 +18,9 @@ from interp.evaluation.study import evaluate
 from interp.models._lmm import LMM
 from interp.report import emergence
 from interp.report.columns import TABLES, apart, matches
+from interp.statistics.scores import HeadScores
 from interp.statistics.summary import statistics
-from interp.types import HeadScores, Phrase, Segmentation
+from interp.types import Phrase, Segmentation
 
 METRICS = ["pointing_game", "nss", "image_mass"]
 
@@ -124,5 +125,5 @@ def test_the_measures_of_a_task_are_told_by_name(written):
 def test_a_new_statistic_without_a_line_is_named():
     score = HeadScores("nss", True, ("1", "2"), ("a", "b"), np.zeros((2, 1, 1)))
     new = {**statistics(score, 0), "brand_new": 0}
-    columns = ["metric", "layer", "head", *new, "rank"]
+    columns = ["metric", "layer", "head", *new, "higher_is_better", "rank"]
     assert apart(TABLES["rank"]["heads"], columns) == (["brand_new"], [])

@@ -124,6 +124,63 @@ def test_force_starts_over_and_leaves_no_old_results(tmp_path):
     assert not (tmp_path / "run" / "heads.parquet").exists()
 
 
+@pytest.mark.parametrize("after", range(1, 8))
+def test_a_start_over_killed_anywhere_can_be_forced_again_or_gone_on_with(tmp_path, monkeypatch, after):
+    run = open_run(tmp_path / "run")
+    run.put("a", {"n": np.array(1)})
+    run.write_table("heads", pd.DataFrame({"x": [1]}))
+    for name in ("figures/a.png", "report.html", "capture.npz", "summary.csv"):
+        storage.write_bytes(run.folder / name, b"x")
+    left, real = [after], Path.unlink
+
+    def killed(path, missing_ok=False):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        real(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        open_run(tmp_path / "run", samples=9, force=True)
+    monkeypatch.setattr(Path, "unlink", real)
+    open_run(tmp_path / "run")  # by the old command
+    assert open_run(tmp_path / "run", samples=9, force=True).get("a") is None
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"manifest.json", "parts"}
+
+
+@pytest.mark.parametrize("name", ["figures", "parts"])
+def test_force_takes_a_link_away_and_never_what_it_leads_to(tmp_path, name):
+    run, elsewhere = open_run(tmp_path / "run"), tmp_path / "pictures"
+    elsewhere.mkdir()
+    (elsewhere / "mine.png").write_text("x")
+    if name == "parts":
+        (run.folder / "parts").rmdir()
+    (run.folder / name).symlink_to(elsewhere)
+    open_run(tmp_path / "run", samples=9, force=True)
+    assert (elsewhere / "mine.png").exists() and not (tmp_path / "run" / name).is_symlink()
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"\xff\xfe", b"[]", b"{}", b'{"arguments": []}', b"[" * 100_000])
+def test_a_run_whose_manifest_is_garbage_can_be_thrown_away(tmp_path, garbage):
+    open_run(tmp_path / "run").put("a", {"n": np.array(1)})
+    (tmp_path / "run" / "manifest.json").write_bytes(garbage)
+    with pytest.raises(RunConflict, match=r"is not a run's manifest .* give --force"):
+        open_run(tmp_path / "run")
+    assert open_run(tmp_path / "run", force=True).get("a") is None
+    (tmp_path / "run" / "manifest.json").write_bytes(garbage)
+    (tmp_path / "run" / "thesis.tex").write_text("mine")
+    with pytest.raises(RunConflict):
+        open_run(tmp_path / "run", force=True)
+    assert (tmp_path / "run" / "thesis.tex").exists()
+
+
+def test_a_run_goes_on_after_it_moved_with_the_shipped_models(tmp_path):
+    open_run(tmp_path / "run", model="/old/clone/data/mini-llava/base").put("a", {"n": np.array(1)})
+    assert open_run(tmp_path / "run", model="mini-llava/base").get("a") is not None
+    with pytest.raises(RunConflict, match="model was"):
+        open_run(tmp_path / "run", model="other/base")
+
+
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("name", ["thesis.tex", "manifest.json"])
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, name, force):

@@ -75,9 +75,18 @@ def sam():
     return SamLike(model.eval(), processor)
 
 
+END = torch.rand(3, 4, 6, 6, generator=torch.Generator().manual_seed(9)) ** 3 * 2e-3
+
+
+def ended(recorded):
+    """The same capture with the row that predicts the end of the answer in its mean."""
+    return replace(recorded, mean=torch.cat([recorded.attention, END[None]]).mean(0), end=True)
+
+
 def plain_scores(recorded, released):
     """The released code's steps on the rows: heads, mean over tokens off, mean over the root's tokens, upsampling."""
-    rows = recorded.attention[:, :, -2] if released else recorded.attention.flatten(1, 2)
+    rows = torch.cat([recorded.attention, END[None]])  # the step that predicts the end of the answer is one of them
+    rows = rows[:, :, -2] if released else rows.flatten(1, 2)
     rows = rows.mean(1)
     rows = rows - rows.mean(0)
     scores = torch.stack([rows[list(p.tokens)].mean(0) for p in PHRASES])
@@ -101,7 +110,7 @@ def test_a_preset_gives_the_points_and_masks_of_the_plain_sequence_of_steps(reco
     index = scores.reshape(2, -1).argmax(1)
     points = torch.stack([index % WIDTH, index // WIDTH], 1)
     masks, ious = plain_masks(sam, picture, input_points=[points[:, None].tolist()])
-    made = interp.segment_capture(recorded, picture, sam, method=method_of(preset))
+    made = interp.segment_capture(ended(recorded), picture, sam, method=method_of(preset))
     assert np.array_equal(made.points, points.numpy())
     assert np.array_equal(made.masks, masks[:, -1])
     assert np.allclose(made.confidence, ious[:, -1], atol=1e-6)
@@ -111,7 +120,7 @@ def test_a_preset_gives_the_points_and_masks_of_the_plain_sequence_of_steps(reco
 
 def test_the_two_presets_differ(recorded, picture, sam):
     paper, released = (
-        interp.segment_capture(recorded, picture, sam, method=method_of(name)) for name in ("paper", "released")
+        interp.segment_capture(ended(recorded), picture, sam, method=method_of(name)) for name in ("paper", "released")
     )
     assert not np.array_equal(paper.points, released.points)
 
@@ -126,7 +135,7 @@ def test_the_released_second_mode_gives_the_masks_of_the_plain_sequence_of_steps
     logits = torch.tensor(np.log(clipped / (1 - clipped)))
     small = torch.nn.functional.interpolate(logits[None], (int(HEIGHT / WIDTH * 32), 32), mode="bicubic")[0]
     small = torch.nn.functional.pad(small, (0, 0, 0, 32 - small.shape[1]))
-    made = interp.segment_capture(recorded, picture, sam, method=method_of("released", prompting="mask"))
+    made = interp.segment_capture(ended(recorded), picture, sam, method=method_of("released", prompting="mask"))
     assert np.array_equal(made.boxes, boxes)
     for i in range(2):
         masks, _ = plain_masks(sam, picture, {"input_masks": small[i][None, None]}, input_boxes=[[boxes[i]]])
@@ -308,13 +317,18 @@ def test_segment_does_it_all_from_an_image_and_a_question(tiny_lmm, photo, sam):
     made = interp.segment(
         tiny_lmm, photo, "Describe the image in detail.", answer=answer, segmenter=sam, preset="paper"
     )
-    capture = interp.capture(tiny_lmm, photo, "Describe the image in detail.", answer)
+    capture = interp.capture(tiny_lmm, photo, "Describe the image in detail.", answer, end=True)
     expected = interp.segment_capture(capture, photo, sam)
     assert [p.root for p in made.phrases] == ["dog", "chair"]
     assert np.array_equal(made.masks, expected.masks)
     assert made.details["preset"] == "paper"
     assert made.details["segmenter"] == "sam"
     json.dumps(made.details)
+
+
+def test_a_preset_refuses_a_capture_without_the_row_that_predicts_the_end(recorded, picture, sam):
+    with pytest.raises(ValueError, match="capture with end=True"):
+        interp.segment_capture(recorded, picture, sam, method=method_of("paper"))
 
 
 def test_peaks_are_the_highest_local_maxima_a_patch_apart():

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from interp.report.columns.kinds import COUNT, METRICS, SHARE, Column, Table
+from interp.report.columns.kinds import ANY, COUNT, METRICS, SHARE, Column, Table
 from interp.report.columns.shared import (
     CHANCE,
     DIFFERENCE,
     FAVOURS,
     HEAD,
+    IMAGE,
     MEAN,
     METRIC,
+    NAMED,
     NULL,
+    QUANTITY,
     RANK,
     REDUCTION,
     REDUCTIONS,
-    SAMPLE,
     SETTING,
     STATISTICS,
     TEST,
     VALUE,
-    WORDS,
 )
 
 MODEL = {"model": Column("the model's name")}
@@ -43,16 +44,23 @@ COMPARED = {
     ),
     "scores": Table(
         "a metric, model, setting and choice of heads, over the phrases that both models have",
-        METRIC
+        QUANTITY
+        | METRIC
         | MODEL
         | SETTING
         | REDUCTION
-        | {k: v for k, v in (MEAN | NULL | CHANCE | TEST).items() if k != "images"},
+        | {k: v for k, v in (MEAN | NULL | CHANCE | TEST).items() if k != "images"}
+        | {
+            "mean": Column("mean over those phrases", METRICS, ANY),
+            "low": Column("lower end of its 95 % interval over images", METRICS, ANY),
+            "high": Column("upper end of that interval", METRICS, ANY),
+        },
         names=REDUCTIONS,
     ),
     "differences": Table(
         "a metric, contrast and choice of heads; every difference is paired, phrase by phrase",
-        METRIC
+        QUANTITY
+        | METRIC
         | {
             "contrast": Column("what is varied"),
             "model": Column("the model it is varied in; empty where the models are compared"),
@@ -89,22 +97,22 @@ COMPARED = {
     "heads": Table("a model, setting, metric and head", MODEL | SETTING | METRIC | HEAD | DEPTH | STATISTICS | RANK),
     "layer_differences": Table(
         "a metric and layer: B - A of the mean over its heads; without rows where the models differ in layers",
-        METRIC | {"layer": Column("the layer, from 0", "", COUNT)} | DIFFERENCE | FAVOURS,
+        QUANTITY | METRIC | {"layer": Column("the layer, from 0", "", COUNT)} | DIFFERENCE | FAVOURS,
     ),
     "head_differences": Table(
         "a metric and head: B - A; without rows where the models differ in heads",
-        METRIC | HEAD | DIFFERENCE | FAVOURS,
+        QUANTITY | METRIC | HEAD | DIFFERENCE | FAVOURS,
     ),
     "phrases": Table(
         "a phrase, model, setting, metric and choice of heads",
         MODEL
         | SETTING
-        | SAMPLE
+        | IMAGE
         | {
             "word": Column("by which phrases are paired: the phrase or its root, in lower case"),
             "occurrence": Column("which of the image's phrases with this word it is, from 0", "", COUNT),
         }
-        | WORDS
+        | NAMED
         | VALUE,
         names=REDUCTIONS,
     ),

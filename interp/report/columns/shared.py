@@ -28,14 +28,27 @@ HALVES = {
     "half_a": Column("mean over the first half of the images (split by seed and image id)", METRICS, METRICS),
     "half_b": Column("mean over the second half", METRICS, METRICS),
 }
-STATISTICS = MEAN | CHANCE | NULL | TEST | HALVES
+SPECIFIC = {
+    "specificity": Column("mean specificity over phrases with a partner: 0 does not know the word", METRICS, ANY),
+    "specificity_low": Column("lower end of its 95 % interval, images drawn anew", METRICS, ANY),
+    "specificity_high": Column("upper end of that interval", METRICS, ANY),
+    "p_specific": Column("sign-flip test over images that it is above 0, corrected for all rows of this metric", "", P),
+    "pairs": Column("pairs of named things of one image that it rests on", "pairs", COUNT),
+    "specificity_a": Column("mean specificity over the first half of the images", METRICS, ANY),
+    "specificity_b": Column("mean specificity over the second half", METRICS, ANY),
+}
+STATISTICS = MEAN | CHANCE | NULL | TEST | HALVES | SPECIFIC
 """What `interp.statistics.summary.statistics` gives for every head or reduction: a new one is described here, once."""
-RANK = {"rank": Column("place by the mean, 1 is the best; equal means share the better place", "", "1..∞")}
+RANK = {
+    "higher_is_better": Column("whether a higher mean is better"),
+    "rank": Column("place by what heads are chosen by (specificity where there is one), 1 is the best", "", "1..∞"),
+}
+QUANTITY = {"quantity": Column("specificity, or score: the metric on the own mask")}
 DIFFERENCE = {
     "n": Column("pairs for which both sides are defined", "pairs", COUNT),
     "images": Column("images that those pairs are of", "images", COUNT),
-    "a": Column("mean of side a over those pairs", METRICS, METRICS),
-    "b": Column("mean of side b over those pairs", METRICS, METRICS),
+    "a": Column("mean of side a over those pairs", METRICS, ANY),
+    "b": Column("mean of side b over those pairs", METRICS, ANY),
     "difference": Column("b - a, mean over the pairs", METRICS, ANY),
     "low": Column("lower end of its 95 % bootstrap interval, images drawn anew", METRICS, ANY),
     "high": Column("upper end of that interval", METRICS, ANY),
@@ -57,6 +70,10 @@ WORDS = {
     "tokens": Column("tokens of the root word", "tokens", "1..∞"),
     "area": Column("share of the image that the phrase's mask covers", "", SHARE),
 }
+NAMED = WORDS | {
+    "mention": Column("how often one of its things has been named in the answer, this time included", "", "1..∞"),
+    "partners": Column("other named things of its image that are named by as many tokens (one, several)", "", COUNT),
+}
 VALUE = {
     "half": Column("a or b: which half of the images this one belongs to"),
     **METRIC,
@@ -64,6 +81,7 @@ VALUE = {
     "value": Column("the phrase's score", METRICS, METRICS),
     "null": Column("mean score of the same map on masks of other images", METRICS, METRICS),
     "chance": Column("score of a map without information on a mask of this area", METRICS, METRICS),
+    "specificity": Column("mean over its partners of own and other maps and masks; NaN without one", METRICS, ANY),
 }
 SETTING = {
     "normalise": Column("answer: less the mean over the answer's tokens; none: attention as it is"),
