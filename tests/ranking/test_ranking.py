@@ -485,4 +485,4 @@ def test_words_of_several_tokens_do_not_flatter_a_head_unseen():
     )
     assert found.loc["image-weighted", "mean"] == pytest.approx((0.5 + 0.5 + 1 + 0) / 4)
     assert found.loc["noun-weighted", "mean"] == pytest.approx((0.25 + 1 + 1) / 3)
-    assert found.loc["all", "low"] <= found.loc["all", "mean"] <= found.loc["all", "high"]
+    assert found.loc["all", ["low", "high"]].isna().all()  # four images say too little of others
