@@ -161,17 +161,18 @@ def _results(path: Path, schema: type) -> list[dict[str, Any]]:
     results = _json(path)
     if not isinstance(results, list):
         raise ResultsMismatch(f"{path} holds a {type(results).__name__}; expected COCO's list of results")
-    adapter, checked_ones = TypeAdapter(schema), []
+    adapter: TypeAdapter[Any] = TypeAdapter(schema)
+    good: list[dict[str, Any]] = []
     for i, result in enumerate(results):
         try:
-            checked_ones.append({**adapter.validate_python(result), "at": i})
+            good.append({**adapter.validate_python(result), "at": i})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "entry"
             raise ResultsMismatch(
                 f"{path}: result {i} has no usable {place}: {first['msg']}, got {first['input']!r:.80}"
             ) from error
-    return checked_ones
+    return good
 
 
 def _all_known(path: Path, left: dict[str, Any], what: str) -> None:
