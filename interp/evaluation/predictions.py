@@ -37,11 +37,7 @@ class _OfSample(_Result):
 
 
 class ResultsMismatch(ValueError):
-    """Predictions in files are those of another data set or run, or none at all.
-
-    What to do: give ``--predictions`` the folder (gcg) or results file (coco) that was made from this data set and
-    split; the message names the file and what it lacks.
-    """
+    """Results of another data set or run, or not results at all; the message says what came and what was expected."""
 
 
 def read_gcg(folder: Path, samples: Iterable[Sample | Skip]) -> tuple[list[Record], list[Skip]]:
@@ -166,17 +162,17 @@ def _results(path: Path, schema: type) -> list[dict[str, Any]]:
     if not isinstance(results, list):
         raise ResultsMismatch(f"{path} holds a {type(results).__name__}; expected COCO's list of results")
     adapter: TypeAdapter[Any] = TypeAdapter(schema)
-    checked_ones: list[dict[str, Any]] = []
+    good: list[dict[str, Any]] = []
     for i, result in enumerate(results):
         try:
-            checked_ones.append({**adapter.validate_python(result), "at": i})
+            good.append({**adapter.validate_python(result), "at": i})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "entry"
             raise ResultsMismatch(
                 f"{path}: result {i} has no usable {place}: {first['msg']}, got {first['input']!r:.80}"
             ) from error
-    return checked_ones
+    return good
 
 
 def _all_known(path: Path, left: dict[str, Any], what: str) -> None:
