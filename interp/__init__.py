@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not see names that 
     from interp.comparison.study import compare as compare
     from interp.emergence.study import emerge as emerge
     from interp.emergence.timeline import series as series
+    from interp.models._identity import fingerprint as fingerprint
+    from interp.models._identity import hash_weights as hash_weights
     from interp.models._lmm import LMM as LMM
     from interp.models._load import load as load
     from interp.models._load import wrap as wrap

@@ -69,7 +69,7 @@ class Sample:
     prompt: str
     answer: str | None = None
     targets: tuple[Target, ...] = ()
-    image_id: str = ""
+    image_id: int | str = ""
 
     def __post_init__(self) -> None:
         if not self.image_id:

@@ -73,7 +73,7 @@ def capture(
     >>> lmm, scene = interp.load("mini-llava"), scenes.sample("test", 0)
     >>> found = interp.capture(lmm, scene.image, scene.prompt, "A cup and a frog.")
     >>> [phrase.text for phrase in found.phrases], tuple(found.attention.shape)  # token, layer, head, row, col
-    ([' A cup', 'a frog'], (6, 6, 8, 12, 12))
+    (['A cup', 'a frog'], (6, 6, 8, 12, 12))
     """
     how = _how(tokens, query, streaming, max_new_tokens, answer is not None, weighting, end)
     (result,) = capture_batch(lmm, [job_of(lmm, sample_id, image, prompt, answer, phrases)], how)

@@ -1,6 +1,6 @@
 """Exact attention rows for a few queries: what one head of one query attends to, from q, k and the kernel's own mask.
 
-`interp.attention.watching` calls this beside the model's kernel. Nothing of size query x key over *all* queries is made.
+`interp.attention.watching` calls this beside the model's kernel. Nothing of size query x key over all queries is made.
 """
 
 from __future__ import annotations

@@ -49,7 +49,10 @@ class ImageEntry(TypedDict):
 
 
 class EntryLeftOut(UserWarning):
-    """An entry of an annotation file that cannot be used, and why; all others are read."""
+    """An entry of an annotation file that cannot be used, and why; all others are read.
+
+    What to do: mend the entry that the message names, or leave it: nothing else is lost.
+    """
 
 
 class LeftOut(dict[str, str]):

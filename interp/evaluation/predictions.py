@@ -37,7 +37,10 @@ class _OfSample(_Result):
 
 
 class ResultsMismatch(ValueError):
-    """Results of another data set or run, or not results at all; the message says what came and what was expected."""
+    """Results of another data set or run, or not results at all; the message says what came and what was expected.
+
+    What to do: give the file that belongs to this data set and split, or score the model itself (no --predictions).
+    """
 
 
 def read_gcg(folder: Path, samples: Iterable[Sample | Skip]) -> tuple[list[Record], list[Skip]]:

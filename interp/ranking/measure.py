@@ -173,7 +173,7 @@ def _named(
         if plan.mentions == "first" and mention > 1:
             continue
         known = {"text": phrase.text, "root": phrase.root, "tokens": len(phrase.tokens), "area": float(mask.mean())}
-        place = {"sample_id": sample.id, "image_id": sample.image_id, "index": i}
+        place = {"sample_id": sample.id, "image_id": str(sample.image_id), "index": i}
         about.append({**place, **known, "targets": list(targets[i]), "mention": mention})
         masks.append(mask)
     if not about:
@@ -206,10 +206,11 @@ def _masks(
     """On the grid: the phrases' masks, the usual places of things, and the null masks; from memory if known."""
     known = {} if plan.known is None else plan.known
     key, size = (sample.id, *index, *grid.shape, *grid.box), sample.image.shape[:2]
+    image = str(sample.image_id)
     if key not in known:
-        usual = plan.pool.usual_places(sample.image_id, size, grid)
+        usual = plan.pool.usual_places(image, size, grid)
         nulls = [
-            plan.pool.of_others(sample.image_id, i, phrase["area"], size, grid, plan.nulls, plan.seed)
+            plan.pool.of_others(image, i, phrase["area"], size, grid, plan.nulls, plan.seed)
             for i, phrase in zip(index, about, strict=True)
         ]
         if len(known) >= KNOWN:

@@ -74,7 +74,7 @@ class MaskPool:
                 named[name] = named[name] | target.mask if name in named else target.mask
             for i, mask in enumerate(named.values()):
                 if mask.any():
-                    rows.append((sample.image_id, sample.id, i, float(mask.mean()), np.packbits(_small(mask))))
+                    rows.append((str(sample.image_id), sample.id, i, float(mask.mean()), np.packbits(_small(mask))))
         rows.sort(key=lambda row: row[:3])
         bits = np.array([row[4] for row in rows], dtype=np.uint8).reshape(len(rows), SIDE * SIDE // 8)
         usual = np.zeros((SIDE, SIDE))

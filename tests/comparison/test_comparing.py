@@ -162,7 +162,7 @@ def test_effects_within_a_model_have_the_planted_sign(found):
 
 def test_numbers_are_those_of_rank_and_of_a_plain_bootstrap(found):
     a = FakeLMM("hub/llava", 0.3, sink=0.3)
-    ranking = interp.rank(a, scenes(50), METRICS, progress=False, nulls=4)
+    ranking = interp.rank(a, scenes(50), METRICS, progress=False, nulls=4, by="mean")
     ours = score_of(found.scores).query("model == 'llava' and normalise == 'answer' and query == 'predicting'")
     joined = ours.merge(ranking.reductions, on=["metric", "heads"], suffixes=("", "_rank"))
     assert len(joined) == len(METRICS) * len(CHOICES)
