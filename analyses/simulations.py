@@ -144,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[16, 40, 200])
     parser.add_argument("--laws", nargs="+", choices=LAWS, default=list(LAWS))
-    parser.add_argument("--sets", type=int, default=40, help="data sets of each kind (default: 40)")
+    parser.add_argument("--sets", type=int, default=30, help="data sets of each kind (default: 30)")
     parser.add_argument("--heads", type=int, default=10, help="heads of each kind in a data set (default: 10)")
     parser.add_argument("--side", type=int, default=12, help="patches a side (default: 12)")
     parser.add_argument("--seed", type=int, default=0)
