@@ -135,7 +135,9 @@ def _tested(
     values: np.ndarray, null: np.ndarray, chance: np.ndarray, better: np.ndarray, images: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """Columns of `_scores`, of arrays of phrases and choices of heads."""
-    interval, test = intervals.bootstrap(values, images, seed=seed), intervals.sign_flip(better, images, seed=seed)
+    # Specificity is a difference, of which 0 and 1 make no rate.
+    interval = intervals.bootstrap(values, images, seed=seed, rates=bool(np.isfinite(null).any()))
+    test = intervals.sign_flip(better, images, seed=seed)
     defined = np.isfinite(values)
     return {
         "n": defined.sum(0),

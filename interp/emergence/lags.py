@@ -57,7 +57,7 @@ def lags(measured: Sequence[Measurement], found: pd.DataFrame, seed: int, repeat
         if chosen and len(measured) > 1 and all(m.losses for m in measured):
             halves = _halves(measured, str(metric), chosen, seed, repeats)
         lag = halves[0] - halves[1]
-        low, high = _ends(lag[1:], min((len(m.losses) for m in measured), default=0))
+        low, high = ends_of(lag[1:], min((len(m.losses) for m in measured), default=0))
         rows.append(
             {
                 "metric": metric,
@@ -73,7 +73,7 @@ def lags(measured: Sequence[Measurement], found: pd.DataFrame, seed: int, repeat
     return pd.DataFrame(rows)
 
 
-def _ends(draws: Float[np.ndarray, " draw"], images: int) -> tuple[float, float]:
+def ends_of(draws: Float[np.ndarray, " draw"], images: int) -> tuple[float, float]:
     """Ends of the expanded percentile interval; NaN for too few images, or where a twentieth of the draws is NaN."""
     defined = np.isfinite(draws)
     if images < intervals.FEWEST or defined.mean() < 0.95:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.emergence.lags import half_way
+from interp.emergence.lags import ends_of, half_way
 from interp.emergence.result import Measurement
 from interp.statistics.intervals import cluster_sums
 from interp.types import Head
@@ -31,8 +31,7 @@ def orders(measured: Sequence[Measurement], found: pd.DataFrame, seed: int, repe
         if chosen and len(measured) > 1:
             halves = _halves(measured, str(metric), chosen, seed, repeats)
         lag = halves[1] - halves[0]
-        defined = np.isfinite(lag[1:])
-        low, high = np.quantile(lag[1:][defined], [0.025, 0.975]) if defined.mean() >= 0.95 else (np.nan, np.nan)
+        low, high = ends_of(lag[1:], min(len(set(m.scores[str(metric)].images)) for m in measured))
         row = {"metric": metric, "heads": len(chosen), "things_half": halves[0, 0], "words_half": halves[1, 0]}
         rows.append({**row, "lag": lag[0], "low": low, "high": high})
     return pd.DataFrame(rows)

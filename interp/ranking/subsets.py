@@ -61,5 +61,5 @@ def _estimate(
     mean = float((kept * weight).sum() / weight.sum())
     # The mean of w (x - mean) is 0; its interval over images, in units of the mean weight, is the weighted mean's.
     off = weight / weight.mean() * (kept - mean)
-    ends = intervals.bootstrap(off, [i for i, d in zip(images, defined, strict=True) if d], seed=seed)
+    ends = intervals.bootstrap(off, [i for i, d in zip(images, defined, strict=True) if d], seed=seed, rates=False)
     return mean, mean + float(ends.low), mean + float(ends.high)

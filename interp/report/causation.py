@@ -85,14 +85,14 @@ def headline(run: Run) -> str:
     for name in [n for n in ("top3",) if n in sets.index]:
         row = sets.loc[name]
         said.append(
-            f"Without the three heads that ground best ({html.words(metric)}) it loses {_span(row)}, without three "
-            f"random heads of the same layers {html.number(row['null'])}; the paired difference is "
-            f"{html.number(row['gap_difference'])} ({html.number(row['gap_low'])} to "
-            f"{html.number(row['gap_high'])})."
+            f"Without the three best heads by {html.words(metric)} it loses {_span(row)}, without three random heads "
+            f"of the same layers {html.number(row['null'])}; among {row['random']:.0f} such sets the best heads have rank "
+            f"{row['rank_among_random']:.0f} (p {html.p_value(row['p_random'])})."
         )
     said.append(
-        f"Over {int(rho['heads'])} heads, grounding and effect have a rank correlation of {html.number(rho['rho'])} "
-        f"({html.number(rho['low'])} to {html.number(rho['high'])})."
+        f"Over {int(rho['heads'])} heads, score and effect have a rank correlation of {html.number(rho['rho'])} "
+        f"({html.number(rho['low'])} to {html.number(rho['high'])}), within layers {html.number(rho['rho_within'])} "
+        f"({html.number(rho['low_within'])} to {html.number(rho['high_within'])})."
     )
     return " ".join(said)
 
@@ -146,7 +146,8 @@ def _set(row: dict[Any, Any]) -> dict[str, str]:
         "name": f"{row['unit']} ({row['size']} heads)",
         **numbers,
         "gap": f"{gap['difference']} ({gap['low']} to {gap['high']})",
-        "p": html.p_value(row["gap_p"]),
+        "rank": f"{row['rank_among_random']:.0f} of {row['random']:.0f}",
+        "p": html.p_value(row["p_random"]),
     }
 
 

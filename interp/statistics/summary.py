@@ -101,7 +101,7 @@ def _specific(score: HeadScores, second: np.ndarray, seed: int) -> dict[str, np.
     found = np.full(score.values.shape, np.nan) if found is None else found
     partners = np.zeros(len(found), dtype=np.int64) if partners is None else partners
     flat = found.reshape(len(found), -1).astype(np.float64)
-    interval = intervals.bootstrap(flat, score.images, seed=seed)
+    interval = intervals.bootstrap(flat, score.images, seed=seed, rates=False)
     return {
         "specificity": intervals.mean(flat),
         "specificity_low": interval.low,

@@ -657,7 +657,7 @@ def test_a_copy_made_while_recording_takes_neither_hooks_nor_a_cache_along(tiny_
     assert recorder.attention.shape[2] == 4 or recorder.attention.numel()
     assert [len(m._forward_pre_hooks) for m in twin.modules()] == hooks
     assert [len(m._forward_pre_hooks) for m in model.modules()] == hooks
-    assert not kernel._starts and not kernel._watched and not kernel._hooks
+    assert not watching._starts and not watching._watched and not watching._hooks
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
