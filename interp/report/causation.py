@@ -86,8 +86,8 @@ def headline(run: Run) -> str:
         row = sets.loc[name]
         said.append(
             f"Without the three best heads by {html.words(metric)} it loses {_span(row)}, without three random heads "
-            f"of the same layers {html.number(row['null'])}; among {row['random']:.0f} such sets the best heads have rank "
-            f"{row['rank_among_random']:.0f} (p {html.p_value(row['p_random'])})."
+            f"of the same layers {html.number(row['null'])}; among {row['random']:.0f} such sets the best heads have "
+            f"rank {row['rank_among_random']:.0f} (p {html.p_value(row['p_random'])})."
         )
     said.append(
         f"Over {int(rho['heads'])} heads, score and effect have a rank correlation of {html.number(rho['rho'])} "

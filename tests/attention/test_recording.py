@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, StaticCache
 
 import interp
+from interp.attention import watching as watch
 from interp.attention.recorder import NotRecorded
 from interp.attention.watching import NoAttentionInterface
 
@@ -657,7 +658,7 @@ def test_a_copy_made_while_recording_takes_neither_hooks_nor_a_cache_along(tiny_
     assert recorder.attention.shape[2] == 4 or recorder.attention.numel()
     assert [len(m._forward_pre_hooks) for m in twin.modules()] == hooks
     assert [len(m._forward_pre_hooks) for m in model.modules()] == hooks
-    assert not watching._starts and not watching._watched and not watching._hooks
+    assert not watch._starts and not watch._watched and not watch._hooks
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
