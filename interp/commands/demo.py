@@ -30,12 +30,12 @@ def options(sub: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """One command of the demo: its folder, what it answers, its words, and the figure that stands for it."""
+    """One command of the demo: its folder, what it answers, its words, and the figures that stand for it."""
 
     folder: str
     title: str
     words: tuple[str, ...]
-    figure: str
+    figures: tuple[str, ...]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -77,24 +77,24 @@ def parts(model: str, samples: int, out: Path) -> list[Part]:
     found = [
         Part(
             "heads",
-            "Which heads ground its words?",
+            "Which heads look at things, and which at the named one?",
             ("rank", model, "scenes", "--samples", str(samples)),
-            "heads_pointing_game.png",
+            ("heads_pointing_game.png", "specific_pointing_game.png"),
         )
     ]
     words = ("effects", model, "scenes", "--samples", few, "--draws", "20")
-    found.append(Part("effects", "What do those heads do?", words, "against_logprob.png"))
+    found.append(Part("effects", "What do those heads do?", words, ("against_logprob.png",)))
     home = Path(model) if Path(model).is_dir() else data_folder() / model
     if any(home.glob("checkpoint-*")):
         words = ("emerge", model, "scenes", "--samples", few, "--metric", "pointing_game")
-        found.append(Part("emergence", "When did they begin to?", words, "growth_pointing_game.png"))
+        found.append(Part("emergence", "When did they begin to?", words, ("growth_pointing_game.png",)))
     if model in shipped():
         words = ("segment", model, str(out / PICTURE), "Describe the image.")
-        found.append(Part("segmentation", "What is that good for? Masks of what it names.", words, "overlay.png"))
+        found.append(Part("segmentation", "What is that good for? Masks of what it names.", words, ("overlay.png",)))
     if model == SHIPPED and OTHER in shipped():
         words = ("compare", SHIPPED, OTHER, "scenes", "--samples", few)
         title = "Does a model with a diffusion model's eyes ground better?"
-        found.append(Part("comparison", title, words, "heads_pointing_game.png"))
+        found.append(Part("comparison", title, words, ("heads_pointing_game.png",)))
     return found
 
 
@@ -113,16 +113,16 @@ def _write_scene(path: Path) -> None:
 
 
 def _page(out: Path, chosen: list[Part], options: argparse.Namespace) -> Path:
-    """The written page: each part's command, figure, and the way to its report."""
+    """The written page: each part's command, figures, and the way to its report."""
     from interp.report import html
     from interp.report.files import write_bytes
 
     shown = []
     for part in chosen:
-        figure = out / part.folder / "figures" / part.figure
-        data = base64.b64encode(figure.read_bytes()).decode() if figure.exists() else None
+        drawn = [out / part.folder / "figures" / figure for figure in part.figures]
+        pictures = [base64.b64encode(figure.read_bytes()).decode() for figure in drawn if figure.exists()]
         words = shlex.join(["interp", *part.words, "--out", str(out / part.folder)])
-        shown.append({"title": part.title, "folder": part.folder, "words": words, "picture": data})
+        shown.append({"title": part.title, "folder": part.folder, "words": words, "pictures": pictures})
     path = out / "report.html"
     write_bytes(path, html.template("demo").render(model=options.model, parts=shown).encode())
     return path
