@@ -11,6 +11,7 @@ from interp.commands import _options
 if TYPE_CHECKING:
     from interp.answer.maps import Heads
     from interp.models._lmm import LMM
+    from interp.report.run import Run
     from interp.segmentation.method import Method
     from interp.types import Head
 
@@ -92,12 +93,22 @@ def top_heads(folder: str, k: int, by: str | None = None) -> list[Head]:
 
     Raises:
         FileNotFoundError: the folder holds no ranking.
-        ValueError: fewer heads than that have a score.
+        ValueError: fewer heads than that have a score, or what lies there is not as a ranking writes it.
     """
+    from pandas.errors import UndefinedVariableError
+
     from interp.report.run import Run
-    from interp.types import Head
 
     found = Run.read(folder)
+    try:
+        return _top(found, folder, k, by)
+    except (AttributeError, KeyError, TypeError, UndefinedVariableError) as error:
+        raise ValueError(f"{folder} is not as `interp rank` writes it ({error!r:.200}); rank anew") from error
+
+
+def _top(found: Run, folder: str, k: int, by: str | None) -> list[Head]:
+    from interp.types import Head
+
     main = found.manifest.get("about", {}).get("headline")
     if main is None:
         raise FileNotFoundError(f"{folder} holds no finished ranking; make one with `interp rank ... --out {folder}`")

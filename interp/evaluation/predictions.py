@@ -136,6 +136,8 @@ def _gcg(path: Path, sample: Sample) -> Record:
     if str(document.get("image_id", sample.id)) != sample.id:
         raise ResultsMismatch(f"{path} is about image {document['image_id']!r}; results of another run?")
     phrases, masks = document["phrases"], document["pred_masks"]
+    if not isinstance(phrases, list) or not isinstance(masks, list):
+        raise ResultsMismatch(f"{path} has no list for its phrases or pred_masks; expected one mask for each phrase")
     if len(phrases) != len(masks):
         raise ResultsMismatch(f"{path} has {len(phrases)} phrases and {len(masks)} masks; expected one for each")
     found = [
@@ -199,6 +201,8 @@ def _with(sample: Sample, answer: str, found: Iterable[Found]) -> Record:
 
 def _phrase(text: str) -> Phrase:
     """The text as a phrase whose root is its last word; its place is not known."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ResultsMismatch(f"the phrase {text!a} holds half of a character (a lone surrogate); write it as UTF-8")
     root = text.split()[-1] if text.split() else text
     return Phrase(text=text, root=root, lemma=root.lower(), start=0, end=len(root), tokens=())
 
@@ -210,6 +214,8 @@ def _plain(name: str) -> str:
 
 
 def _json(path: Path) -> Any:
+    if path.exists() and not path.is_file():
+        raise ResultsMismatch(f"{path} is no regular file; expected one that holds JSON")
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

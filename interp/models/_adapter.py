@@ -82,8 +82,10 @@ def deltas(model: nn.Module, folder: Path) -> dict[str, Callable[[], Tensor]]:
         )
     try:
         config = LoraConfig(**{k: v for k, v in settings(folder).items() if k in UNDERSTOOD | WHERE and v is not None})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointMismatch(f"{folder / ADAPTER_CONFIG} cannot be used ({error}); save it again") from error
+    if not config.target_modules:
+        raise CheckpointMismatch(f"{folder / ADAPTER_CONFIG} names no target_modules; save the adapter again")
     shapes = shapes_of(path)
     stored = layers_of(shapes)
     prefix, home, names = home_of(model, stored, path)

@@ -7,7 +7,6 @@ PEFT adapter (``adapter_config.json``, ``adapter_model.safetensors``); or with a
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 from collections.abc import Set
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from interp.models._adapter import current, deltas, home_of, layers_of, odd_settings, shapes_of
@@ -142,7 +140,7 @@ def stored_in(path: Path) -> dict[str, torch.Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(found, dict) and all(isinstance(x, torch.Tensor) for x in found.values()):
             return found
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged pickle may end in any of them
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointMismatch(f"{path} is damaged ({why}); fetch or save it again") from error
     raise CheckpointMismatch(f"{path} holds a {type(found).__name__}; expected tensors by their names")
@@ -213,7 +211,10 @@ def _merge_by_peft(model: torch.nn.Module, path: Path, odd: list[str]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error below, with their names
-        adapted = PeftModel.from_pretrained(home, str(path), is_trainable=False)
+        try:
+            adapted = PeftModel.from_pretrained(home, str(path), is_trainable=False)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise CheckpointMismatch(f"{path / ADAPTER_CONFIG} cannot be used ({error!r}); save it again") from error
     expected = set(get_peft_model_state_dict(adapted))
     if expected == keys:
         adapted.merge_and_unload()

@@ -90,7 +90,7 @@ def _tinted(image: np.ndarray, made: Segmentation) -> np.ndarray:
 
 
 def _mark(axes: Axes, made: Segmentation, i: int, mask: np.ndarray) -> None:
-    if mask.any() and not mask.all():
+    if mask.any() and not mask.all() and min(mask.shape) > 1:  # a line of pixels has no contour
         axes.contour(mask, levels=[0.5], colors=[colour(i)], linewidths=1.6)
     if np.isfinite(made.points[i]).all():
         axes.plot(*made.points[i], "o", color=colour(i), markeredgecolor="white", markersize=7, markeredgewidth=1.4)

@@ -116,6 +116,11 @@ def test_top_heads_are_those_of_the_ranking_best_first(tmp_path):
         top_heads(folder, 4)
     with pytest.raises(FileNotFoundError):
         top_heads(str(tmp_path), 1)
+    for about in ([], {"headline": "nss", "metrics": {}}, {"headline": "entropy", "by": []}):
+        run.manifest["about"] = about
+        run.save_manifest()
+        with pytest.raises(ValueError, match="not as `interp rank` writes it"):
+            top_heads(folder, 1)
 
 
 def test_options_left_out_stay_the_methods_own():

@@ -242,6 +242,9 @@ def test_perfect_predictions_in_files_score_one(predictions, root, tmp_path):
         (lambda d: d.pop("caption"), "has not caption"),
         (lambda d: d["pred_masks"][0].update(size=[10, 10]), "run lengths of mask 0"),
         (lambda d: d["pred_masks"][0].update(counts="0"), "run lengths of mask 0"),
+        (lambda d: d.update(phrases=None), "no list for its phrases"),
+        (lambda d: d.update(pred_masks=3), "no list for its phrases or pred_masks"),
+        (lambda d: d["phrases"].__setitem__(0, "a \ud83d"), "half of a character"),
     ],
 )
 def test_predictions_of_another_run_are_refused(change, word, predictions, root):

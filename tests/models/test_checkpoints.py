@@ -172,6 +172,17 @@ def change_config(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.parametrize(
+    "changes", [{"peft_type": ["LORA"]}, {"peft_type": "FOO"}, {"target_modules": None}, {"modules_to_save": 3}]
+)
+def test_settings_of_an_adapter_that_make_no_sense_are_named(tiny_llava, tmp_path, changes):
+    base_beside(*tiny_llava, tmp_path)
+    adapter_on(tiny_llava[0], tmp_path / "checkpoint-1")
+    change_config(tmp_path / "checkpoint-1", **changes)
+    with pytest.raises(CheckpointMismatch, match=r"adapter_config\.json"):
+        interp.load(tmp_path / "checkpoint-1")
+
+
 def test_a_setting_that_nobody_knows_yet_is_not_taken_for_plain(tiny_llava, tmp_path):
     base_beside(*tiny_llava, tmp_path)
     adapter_on(tiny_llava[0], tmp_path / "checkpoint-1")

@@ -15,6 +15,7 @@ from torch import nn
 import interp
 from interp.cli import main
 from interp.models import difflmm
+from interp.models._overlay import CheckpointMismatch
 from interp.models.difflmm.convert import convert
 from interp.models.difflmm.released import ConversionError
 
@@ -326,16 +327,21 @@ def test_parts_of_other_sizes_are_refused_with_both_shapes(copied, tmp_path):
 
 
 def test_code_in_the_projectors_file_is_not_run(copied, tmp_path):
-    import pickle
-
     class Harm:
         def __reduce__(self):
             return (open, (str(tmp_path / "harm"), "w"))
 
     torch.save({"x": Harm()}, copied / "released/non_lora_trainables.bin")
-    with pytest.raises(pickle.UnpicklingError, match=r"weights_only|Weights only"):
+    with pytest.raises(CheckpointMismatch, match=r"non_lora_trainables\.bin is damaged \(Weights only"):
         convert(copied / "released", tmp_path / "out", **others(copied))
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x02garbage", b"(((", bytes(range(256))])
+def test_a_damaged_projectors_file_is_called_damaged(data, copied, tmp_path):
+    (copied / "released/non_lora_trainables.bin").write_bytes(data)
+    with pytest.raises(CheckpointMismatch, match=r"non_lora_trainables\.bin is damaged"):
+        convert(copied / "released", tmp_path / "out", **others(copied))
 
 
 def test_a_source_without_a_projector_is_refused(parts, tmp_path):

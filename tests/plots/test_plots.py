@@ -174,6 +174,13 @@ def test_a_dollar_in_a_phrase_is_a_dollar_and_no_figure_is_lost(text):
         assert not any(t.get_parse_math() for t in figure.findobj(Text) if set(t.get_text()) & set("$\\^"))
 
 
+def test_an_image_of_one_row_has_its_picture():
+    mask = np.zeros((1, 1, 40), dtype=bool)
+    mask[0, 0, 5:9] = True
+    made = Segmentation("x", "", "a", (Phrase("a", "a", "a", 0, 1, (0,)),), np.array([[6.0, 0.0]]), mask, np.ones(1))
+    overlay(np.zeros((1, 40, 3), dtype=np.uint8), made).savefig(io.BytesIO(), format="png", dpi=20)
+
+
 def test_drawing_leaves_the_callers_settings_alone():
     before = dict(mpl.rcParams)
     heat_map(frame(), "mass_in_mask")

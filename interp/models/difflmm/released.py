@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import is_offline_mode
 from torch import Tensor
 from transformers.utils.hub import cached_file
+
+from interp.models._overlay import stored_in
 
 LANGUAGE_MODEL = "lmsys/vicuna-7b-v1.5"
 
@@ -87,7 +88,7 @@ def projector_of(source: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
     if path is None:
         raise ConversionError(f"{source} holds no {TRAINED}; expected a folder or hub id of released DiffLMM weights")
     found, left = {}, []
-    for key, weight in torch.load(path, map_location="cpu", weights_only=True).items():
+    for key, weight in stored_in(Path(path)).items():
         old = next((old for old in NAMES if key.startswith(PREFIX + old)), None)
         if old is None:
             left.append(key)
