@@ -85,7 +85,7 @@ def _series(options: argparse.Namespace) -> Series:
     if not _listed(options):
         return series(options.series, revisions=options.revisions, base=options.base)
     pairs = [item.partition("=") for item in re.split(r",(?=\s*\d+\s*=)", options.series)]
-    if wrong := [step for step, _, _ in pairs if not step.strip().isdecimal()]:
+    if wrong := [step for step, _, _ in pairs if not step.strip().isdecimal() or len(step.strip()) > 18]:
         raise ValueError(
             f"{options.series} is no folder, and {wrong[0]!r} in it no training step; expected a folder of "
             "checkpoint-N, or STEP=PLACE,STEP=PLACE,..."

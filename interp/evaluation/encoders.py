@@ -33,7 +33,7 @@ def bert(name: str = BERT, device: str | None = None, batch: int = 64) -> Encode
 
     try:
         tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:  # config.json may hold anything
         raise EncoderMissing(
             f"no text encoder {name!r}: {str(error).splitlines()[0]} Name a folder that holds one, or "
             "'words' to compare phrases by the word vectors of the spaCy pipeline"

@@ -196,3 +196,9 @@ def test_the_adapter_settings_of_a_series_may_be_anything_and_damage_only_their_
         assert not list(swap) and len(swap.skipped) == 4
         assert all("adapter_config.json" in reason for reason in swap.skipped.values())
     assert json.dumps(swap.skipped)
+
+
+def test_a_step_too_large_for_a_table_is_refused_before_anything_is_measured(whole, tmp_path, capsys):
+    words = ["emerge", f"{'9' * 30}={whole}", "scenes", "--samples", "2", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 2 and "no training step" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -40,6 +40,10 @@ def test_a_batch_gives_the_mean_over_each_texts_own_tokens(tiny_bert):
 def test_an_encoder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(encoders.EncoderMissing, match=r"no text encoder.*nosuch"):
         encoders.encoder(str(tmp_path / "nosuch"))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("null")
+    with pytest.raises(encoders.EncoderMissing, match=r"no text encoder.*broken"):
+        encoders.encoder(str(tmp_path / "broken"))
 
 
 def test_word_vectors_need_a_pipeline_that_has_them():
