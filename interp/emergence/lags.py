@@ -51,8 +51,7 @@ def lags(measured: Sequence[Measurement], found: pd.DataFrame, seed: int, repeat
     """
     rows = []
     for metric, some in found.groupby("metric", sort=False):
-        with_onset = some.loc[np.isfinite(some["onset"].to_numpy(dtype=float)), ["layer", "head"]]
-        chosen = [Head(int(layer), int(head)) for layer, head in with_onset.to_numpy()]
+        chosen = having(some, "onset")
         halves = np.full((2, 1 + repeats), np.nan)
         if chosen and len(measured) > 1 and all(m.losses for m in measured):
             halves = _halves(measured, str(metric), chosen, seed, repeats)
@@ -83,6 +82,18 @@ def ends_of(draws: Float[np.ndarray, " draw"], images: int) -> tuple[float, floa
     return float(low), float(high)
 
 
+def having(onsets: pd.DataFrame, column: str) -> list[Head]:
+    """The heads whose onset in this column is known."""
+    known = onsets.loc[np.isfinite(onsets[column].to_numpy(dtype=float)), ["layer", "head"]]
+    return [Head(int(layer), int(head)) for layer, head in known.to_numpy()]
+
+
+def redrawn(images: int, seed: int, repeats: int) -> Float[np.ndarray, "draw image"]:
+    """How often each image is drawn: all of them once first, then each bootstrap draw."""
+    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=repeats)
+    return np.concatenate([np.ones((1, images)), drawn])
+
+
 def _halves(
     measured: Sequence[Measurement], metric: str, chosen: Sequence[Head], seed: int, repeats: int
 ) -> Float[np.ndarray, "curve draw"]:
@@ -92,8 +103,7 @@ def _halves(
     image |= {i: i for m in measured for i in m.losses if i not in image}
     images = sorted(set(image.values()))
     place = {name: row for row, name in enumerate(images)}
-    weights = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), size=repeats)
-    weights = np.concatenate([np.ones((1, len(images))), weights])
+    weights = redrawn(len(images), seed, repeats)
     layer, head = (np.array(i) for i in zip(*chosen, strict=True))
     curves: list[list[np.ndarray]] = [[], []]
     for m in measured:

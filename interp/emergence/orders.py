@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.emergence.lags import ends_of, half_way
+from interp.emergence.lags import ends_of, half_way, having, redrawn
 from interp.emergence.result import Measurement
 from interp.statistics.intervals import cluster_sums
 from interp.types import Head
@@ -25,8 +25,7 @@ def orders(measured: Sequence[Measurement], found: pd.DataFrame, seed: int, repe
     """
     rows = []
     for metric, some in found.groupby("metric", sort=False):
-        there = some.loc[np.isfinite(some["onset_word"].to_numpy(dtype=float)), ["layer", "head"]]
-        chosen = [Head(int(layer), int(head)) for layer, head in there.to_numpy()]
+        chosen = having(some, "onset_word")
         halves = np.full((2, 1 + repeats), np.nan)
         if chosen and len(measured) > 1:
             halves = _halves(measured, str(metric), chosen, seed, repeats)
@@ -43,8 +42,7 @@ def _halves(
     """Half-way steps of things and of words: of all images first, then of each draw of them."""
     images = sorted({image for m in measured for image in m.scores[metric].images})
     place = {image: row for row, image in enumerate(images)}
-    weights = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), size=repeats)
-    weights = np.concatenate([np.ones((1, len(images))), weights])
+    weights = redrawn(len(images), seed, repeats)
     layer, head = (np.array(i) for i in zip(*chosen, strict=True))
     curves: list[list[np.ndarray]] = [[], []]
     for m in measured:
