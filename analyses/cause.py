@@ -20,7 +20,7 @@ import pandas as pd
 import interp
 from head_patching import patching
 from interp import cli
-from interp.report.files import write_bytes
+from interp.work.files import write_bytes
 from interp.report.run import Run
 
 MEASURE = "logprob"

@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not see names that 
     from interp.comparison.study import compare as compare
     from interp.emergence.study import emerge as emerge
     from interp.emergence.timeline import series as series
+    from interp.explorer.handle import Explorer as Explorer
+    from interp.explorer.study import explore as explore
     from interp.models._identity import fingerprint as fingerprint
     from interp.models._identity import hash_weights as hash_weights
     from interp.models._lmm import LMM as LMM
@@ -75,6 +77,8 @@ _HOME = {
     "compare": "interp.comparison.study",
     "series": "interp.emergence.timeline",
     "emerge": "interp.emergence.study",
+    "explore": "interp.explorer.study",
+    "Explorer": "interp.explorer.handle",
     "segment": "interp.segmentation.study",
     "segment_capture": "interp.segmentation.study",
     "segment_maps": "interp.segmentation.study",

@@ -115,7 +115,7 @@ def _write_scene(path: Path) -> None:
 def _page(out: Path, chosen: list[Part], options: argparse.Namespace) -> Path:
     """The written page: each part's command, figures, and the way to its report."""
     from interp.report import html
-    from interp.report.files import write_bytes
+    from interp.work.files import write_bytes
 
     shown = []
     for part in chosen:

@@ -12,9 +12,9 @@ from interp.answer.maps import phrase_maps, reduce_heads
 from interp.plots.overlay import Row, atlas, gallery
 from interp.report import html
 from interp.report.figures import save
-from interp.report.files import write_bytes
 from interp.report.run import Run
 from interp.types import Capture
+from interp.work.files import write_bytes
 
 
 def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None:

@@ -10,8 +10,8 @@ import pandas as pd
 
 from interp.plots import compare as plots
 from interp.report import figures, html
-from interp.report.files import write_bytes
 from interp.report.run import Run
+from interp.work.files import write_bytes
 
 COLUMNS = [
     "quantity",

@@ -17,9 +17,9 @@ from interp.emergence.tables import LEVEL
 from interp.plots import emergence as plots
 from interp.plots.overlay import Row, gallery
 from interp.report import figures, html
-from interp.report.files import write_bytes
 from interp.report.run import Run
 from interp.types import Head
+from interp.work.files import write_bytes
 
 TABLES = {"heads": "emergence", "onsets": "onsets", "layers": "layers", "steps": "steps", "agreement": "agreement"} | {
     "leaders": "leaders",

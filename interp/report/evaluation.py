@@ -12,9 +12,9 @@ import pandas as pd
 from interp.evaluation.result import Record
 from interp.evaluation.tables import Evaluated
 from interp.report import evaluation_page
-from interp.report.files import write_bytes
 from interp.report.run import Run
 from interp.types import Sample, Skip
+from interp.work.files import write_bytes
 
 
 def keep(

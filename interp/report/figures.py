@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from interp.plots.overlay import Row
 from interp.plots.style import style
-from interp.report.files import write_bytes
 from interp.report.run import Run
 from interp.types import PatchGrid
+from interp.work.files import write_bytes
 
 GALLERY = "gallery"
 

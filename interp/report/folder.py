@@ -8,13 +8,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from interp.report.files import write_bytes
+from interp.work.files import write_bytes
 
 _OURS = (
     "manifest.json",
     "parts",
     "figures",
     "report.html",
+    "explorer.html",
+    "explorer.json",
     "capture.npz",
     "comparison.csv",
     "comparison.md",

@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from interp.report.files import write_bytes
 from interp.report.run import Run
+from interp.work.files import write_bytes
 
 LEVEL = 0.05
 

@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from interp.report.files import write_bytes
 from interp.report.folder import RunConflict, clear, read_manifest, refuse_foreign, sweep
+from interp.work.files import write_bytes
 from interp.work.versions import versions
 
 if TYPE_CHECKING:

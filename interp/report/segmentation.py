@@ -14,10 +14,10 @@ import numpy as np
 from interp.plots.segments import colour, overlay, pieces
 from interp.report import html
 from interp.report.figures import save
-from interp.report.files import write_bytes
 from interp.report.run import Run
 from interp.segmentation.exports import coco_results, gcg
 from interp.types import Segmentation
+from interp.work.files import write_bytes
 
 LONGEST = 230
 """Bytes of a file's name: 255, less what its temporary name has beside it."""

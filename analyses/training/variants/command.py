@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from interp.plugins import data_folder
-from interp.report.files import write_bytes
+from interp.work.files import write_bytes
 from training.stages import ROUNDS
 from training.variants.eyes import VARIANTS, check
 from training.variants.measured import measure, table

@@ -1,0 +1,87 @@
+"""One model on one image with one answer: what a panel of the page is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from interp.answer.maps import phrase_maps
+from interp.types import Capture, PatchGrid, Phrase, Target
+
+
+class Recording(NamedTuple):
+    """Maps of every unit in one way of recording, by normalisation: ``answer`` (its mean subtracted), ``none``."""
+
+    query: str
+    weighting: str
+    maps: Mapping[str, Float[Tensor, "unit layer head row col"]]
+
+
+@dataclass(frozen=True)
+class View:
+    """A panel before it is packed.
+
+    ``units`` are what can be clicked: first ``phrases`` of the answer, then single tokens, as phrases of one token.
+    ``group`` and ``step``: panels of one group are checkpoints of one model on one image. ``peaks`` are the masks that
+    ``peaks_by`` gives for a point in the middle of each patch.
+    """
+
+    title: str
+    image: UInt8[np.ndarray, "height width 3"]
+    prompt: str
+    answer: str
+    tokens: tuple[str, ...]
+    units: tuple[Phrase, ...]
+    phrases: int
+    grid: PatchGrid
+    recordings: Sequence[Recording]
+    targets: Sequence[Target] = ()
+    group: str = ""
+    step: int | None = None
+    peaks: Bool[np.ndarray, "patch height width"] | None = None
+    peaks_by: str = ""
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """Layers, and heads of each."""
+        shape = next(iter(self.recordings[0].maps.values())).shape
+        return shape[1], shape[2]
+
+
+class Taken(NamedTuple):
+    """Captures of one answer over one image, in one or more ways, and what is known of the image."""
+
+    title: str
+    captures: Sequence[Capture]
+    image: UInt8[np.ndarray, "height width 3"]
+    targets: Sequence[Target] = ()
+    group: str = ""
+    step: int | None = None
+
+
+def units_of(capture: Capture, singly: bool) -> tuple[Phrase, ...]:
+    """The capture's phrases, then (``singly``) its kept tokens that are no phrase by themselves."""
+    alone = {phrase.tokens[0] for phrase in capture.phrases if len(phrase.tokens) == 1}
+    kept = [int(token) for token in capture.kept if int(token) not in alone] if singly else []
+    return (*capture.phrases, *(Phrase(t, t, t, 0, 0, (i,)) for i in kept for t in [capture.tokens[i]]))
+
+
+def view_of(taken: Taken, singly: bool) -> View:
+    """The view of captures; with ``singly`` tokens can be clicked that are no phrases."""
+    first = taken.captures[0]
+    units = units_of(first, singly)
+    recordings = [
+        Recording(
+            capture.query,
+            capture.weighting,
+            {how: phrase_maps(replace(capture, phrases=units), how).maps for how in ("answer", "none")},
+        )
+        for capture in taken.captures
+    ]
+    about = (taken.title, taken.image, first.prompt, first.answer, first.tokens, units, len(first.phrases), first.grid)
+    return View(*about, recordings, taken.targets, taken.group, taken.step)
