@@ -114,8 +114,8 @@ def _write_scene(path: Path) -> None:
 
 def _page(out: Path, chosen: list[Part], options: argparse.Namespace) -> Path:
     """The written page: each part's command, figures, and the way to its report."""
-    from interp.report import html
-    from interp.work.files import write_bytes
+    from interp.report import explorer, html
+    from interp.report.run import Run
 
     shown = []
     for part in chosen:
@@ -124,5 +124,5 @@ def _page(out: Path, chosen: list[Part], options: argparse.Namespace) -> Path:
         words = shlex.join(["interp", *part.words, "--out", str(out / part.folder)])
         shown.append({"title": part.title, "folder": part.folder, "words": words, "pictures": pictures})
     path = out / "report.html"
-    write_bytes(path, html.template("demo").render(model=options.model, parts=shown).encode())
-    return path
+    first = explorer.shown(Run.read(out / chosen[0].folder))
+    return html.save(path, html.template("demo").render(model=options.model, parts=shown, explorer=first))

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     how = {"recall": options.recall, **session.measured(options)}
     result = interp.emerge(lmm, found, dataset, [*metrics], options.samples, **how, store=folder)
     emergence.clear(folder)
-    emergence.draw_examples(folder, result.examples, result.tables.best(next(iter(metrics))))
+    emergence.keep_examples(folder, result.examples, result.tables.best(next(iter(metrics)))[0])
     tables = {file: getattr(result.tables, name) for name, file in emergence.TABLES.items()}
     skipped = [{"sample_id": name, "reason": reason} for name, reason in result.skipped]
     session.keep(folder, emergence, tables, skipped)

@@ -4,7 +4,8 @@ moment, the same command goes on where it was and ends with the same numbers."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from interp.commands import _options
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from interp.models._lmm import LMM
     from interp.ranking.result import Ranking
     from interp.report.run import Run
+    from interp.types import Head
 
 HELP = "rank a model's heads on a data set with masks"
-EXAMPLES, BEST = 6, 3
+EXAMPLES, BEST, TOUCHED = 6, 3, 3
 
 
 def options(sub: argparse.ArgumentParser) -> None:
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
 def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: argparse.Namespace) -> None:
     """Tables, examples, figures and report."""
     from interp.ranking.examples import examples
-    from interp.report import figures, ranking
+    from interp.report import explorer, figures, ranking
 
     counts = {name: int(found.manifest[name]) for name in ("samples", "images", "phrases", "skipped")}
     about = {**run.manifest["about"], "headline": found.headline, "by": found.manifest["by"]}
@@ -60,6 +62,25 @@ def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: ar
     if run.get(gallery) is None:
         rows = examples(lmm, dataset, score.sample_ids, top, found.headline, EXAMPLES, vars(options))
         run.put(gallery, figures.pack(rows))
+    if options.control == "none" and explorer.key_of(run) != gallery:
+        explorer.keep(run, _explored(lmm, dataset, score.sample_ids, top[0], options), gallery)
     more = {"unmatched": found.manifest["unmatched"], "gallery": gallery}
     session.warn_few(counts)
     session.keep(run, ranking, found.tables(), session.skips(found.skipped), counts=counts, about=about, **more)
+
+
+def _explored(lmm: LMM, dataset: Iterable[Any], ids: Sequence[str], best: Head, options: argparse.Namespace) -> Any:
+    """The explorer of as many of the gallery's images as a report takes in, open on the best head."""
+    import numpy as np
+
+    import interp
+    from interp.ranking.examples import drawn
+    from interp.report import explorer
+
+    samples = drawn(dataset, ids, TOUCHED, np.random.default_rng(options.seed))
+    if options.answers == "generated":
+        samples = [replace(sample, answer=None) for sample in samples]
+    how: Any = {"ways": [(options.query, options.weighting)], "limit": explorer.LIMIT}
+    attempts = [lambda n=n: interp.explore(lmm, samples[:n], **how) for n in range(len(samples), 0, -1)]
+    contents = explorer.first_that_fits(attempts)
+    return contents and {**contents, "start": [best.layer, best.head]}

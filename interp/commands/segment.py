@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from interp.commands import _masks, _options
 from interp.commands import _session as session
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     """Segments the answer into ``--out`` and prints it with where the report lies."""
     import interp
     from interp.images import digest, read_image
-    from interp.report import segmentation
+    from interp.report import explorer, segmentation
     from interp.segmentation.method import method_of
     from interp.segmenters._load import SHIPPED, default_segmenter
 
@@ -67,6 +68,11 @@ def run(options: argparse.Namespace) -> None:
     )
     print(f"answer: {made.answer}")
     segmentation.write(folder, made, image, image_id)
+    how: Any = {"words": options.phrases, "ways": [(options.query, options.weighting)], "limit": explorer.LIMIT}
+    explorer.keep(
+        folder,
+        explorer.first_that_fits([lambda: interp.explore(lmm, image, options.prompt, made.answer, **how)]),
+    )
     folder.finish(session.skips(made.skipped))
     for skip in made.skipped:
         session.say(f"left out: {skip.reason}")

@@ -72,8 +72,8 @@ def _too_large(panels: Sequence[Mapping[str, Any]], size: int, limit: int) -> st
     each = size / max(1, words)
     return (
         f"{words} words x {len(panels[0]['shown'])} heads on {len(panels)} panel(s) take {size / 1e6:.1f} MB "
-        f"on the page ({each / 1e6:.2f} MB a word), more than the {limit / 1e6:.1f} MB allowed: name fewer words (words=[...]), "
-        "heads (heads=[(layer, head), ...]) or steps, or allow more (limit=...)"
+        f"on the page ({each / 1e6:.2f} MB a word), more than the {limit / 1e6:.1f} MB allowed: name fewer "
+        "words (words=[...]), heads (heads=[(layer, head), ...]) or steps, or allow more (limit=...)"
     )
 
 

@@ -31,9 +31,7 @@ def examples(
     score.
     """
     rng = np.random.default_rng(how["seed"])
-    there = sorted(set(sample_ids))
-    drawn = {there[i] for i in rng.permutation(len(there))[:count]}
-    samples = [sample for sample in dataset if isinstance(sample, Sample) and sample.id in drawn]
+    samples = drawn(dataset, sample_ids, count, rng)
     results = captures(
         lmm, samples, answers=how["answers"], batch=how["batch"], query=how["query"], weighting=how["weighting"]
     )
@@ -45,6 +43,15 @@ def examples(
                 which, mask = found[int(rng.integers(len(found)))]
                 rows.append(_row(sample, result, which, np.asarray(mask), top, metric, how["normalise"]))
     return rows
+
+
+def drawn(
+    dataset: Iterable[Sample | Skip], sample_ids: Sequence[str], count: int, rng: np.random.Generator
+) -> list[Sample]:
+    """At most ``count`` samples drawn at random among ``sample_ids``, in the data set's order."""
+    there = sorted(set(sample_ids))
+    chosen = {there[i] for i in rng.permutation(len(there))[:count]}
+    return [sample for sample in dataset if isinstance(sample, Sample) and sample.id in chosen]
 
 
 def _row(

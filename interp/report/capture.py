@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from interp.answer.maps import phrase_maps, reduce_heads
+from interp.explorer.study import explore
 from interp.plots.overlay import Row, atlas, gallery
-from interp.report import html
+from interp.report import explorer, html
 from interp.report.figures import save
 from interp.report.run import Run
 from interp.types import Capture
@@ -44,6 +45,7 @@ def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None
     save(run, "gallery", gallery(rows))
     for i, phrase in enumerate(capture.phrases):
         save(run, f"phrase_{i}", atlas(maps[i].float().cpu().numpy(), phrase.text))
+    explorer.keep(run, explorer.first_that_fits([lambda: explore(capture, image, limit=explorer.LIMIT)]))
     run.manifest["capture"] = {
         "answer": capture.answer,
         "prompt": capture.prompt,
@@ -61,5 +63,5 @@ def page(run: Run) -> Path:
         {"text": text, "picture": html.picture(run, f"phrase_{i}")}
         for i, text in enumerate(run.manifest["capture"]["phrases"])
     ]
-    page = html.template("capture").render(manifest=run.manifest, gallery=html.picture(run, "gallery"), phrases=phrases)
-    return html.write(run, page)
+    shown = {"gallery": html.picture(run, "gallery"), "phrases": phrases, "explorer": explorer.shown(run)}
+    return html.write(run, html.template("capture").render(manifest=run.manifest, **shown))

@@ -12,13 +12,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from interp.answer.maps import reduce_heads
+from interp import plugins
+from interp.emergence.result import Example
 from interp.emergence.tables import LEVEL
+from interp.explorer.contents import contents
+from interp.explorer.handle import Explorer
+from interp.explorer.view import Recording, View
 from interp.plots import emergence as plots
-from interp.plots.overlay import Row, gallery
-from interp.report import figures, html
+from interp.report import explorer, figures, html
 from interp.report.run import Run
-from interp.types import Head
+from interp.types import Head, Phrase, Target
 from interp.work.files import write_bytes
 
 TABLES = {"heads": "emergence", "onsets": "onsets", "layers": "layers", "steps": "steps", "agreement": "agreement"} | {
@@ -46,22 +49,39 @@ def draw(run: Run) -> None:
         write_bytes(run.folder / "figures" / f"maps_{metric}.gif", moving)
 
 
-def draw_examples(run: Run, examples: Sequence[Any], leaders: Sequence[Head]) -> None:
-    """``figures/step_N.png`` for each step: the examples' maps, mean of all heads and the leaders' one by one."""
-    for step in sorted({step for example in examples for step in example.maps}):
-        rows = []
-        for example in examples:
-            maps = torch.from_numpy(example.maps[step])[None]
-            shown = {"mean of all heads": reduce_heads(maps, "all")[0]}
-            shown |= {str(head): maps[0, head.layer, head.head] for head in leaders}
-            arrays = {title: m.float().numpy() for title, m in shown.items()}
-            rows.append(Row(example.sample.image, example.phrase, example.grid, arrays, example.mask))
-        figures.save(run, f"step_{step}", gallery(rows))
+def keep_examples(run: Run, examples: Sequence[Example], best: Head) -> None:
+    """The examples' maps at every step, for the explorer; fewer examples or steps where all would be too much."""
+    how = run.manifest["arguments"]
+    metrics: dict[str, Any] = {name: plugins.get("metrics", name) for name in run.manifest["about"]["metrics"]}
+    steps = sorted(examples[0].maps) if examples else []
+    attempts = [(len(examples), 1), *((1, every) for every in (1, 2, 4, 8))] if examples else []
+    explored = explorer.first_that_fits(
+        lambda n=n, every=every: Explorer(
+            contents(
+                [_view(example, step, how) for example in examples[:n] for step in steps[::-every][::-1]],
+                metrics,
+                "all",
+                explorer.LIMIT,
+            )
+        )
+        for n, every in attempts
+    )
+    explorer.keep(run, explored and {**explored, "start": [best.layer, best.head]})
+
+
+def _view(example: Example, step: int, how: Mapping[str, Any]) -> View:
+    words = example.phrase.split()[-1]
+    phrase = Phrase(example.phrase, words, words, 0, len(example.phrase), ())
+    maps = torch.from_numpy(example.maps[step])[None]
+    recording = Recording(how["query"], how["weighting"], {how["normalise"]: maps})
+    group = f"image {example.sample.id}"
+    about = (f"{group}, step {step}", example.sample.image, example.sample.prompt, group, (), (phrase,), 1)
+    return View(*about, example.grid, [recording], [Target(example.phrase, example.mask)], group, step)
 
 
 def clear(run: Run) -> None:
     """Takes the figures of an earlier state away: a series may have lost a checkpoint since."""
-    for kind in ("growth", "maps", "layers", "step"):
+    for kind in ("growth", "maps", "layers"):
         for old in (run.folder / "figures").glob(f"{kind}_*.[pg][ni][gf]"):
             old.unlink()
 
@@ -71,25 +91,18 @@ def page(run: Run) -> Path:
     tables = {name: run.read_table(file) for name, file in TABLES.items()}
     steps = tables["steps"]
     drawn = [m for m in run.manifest["about"]["metrics"] if (run.folder / "figures" / f"growth_{m}.png").exists()]
-    pictures = [
-        {"step": row["step"], "stage": row["stage"], "source": source}
-        for row in steps.to_dict("records")
-        if (source := _picture(run, f"step_{row['step']}.png"))
-    ]
     text = html.template("emergence").render(
         manifest=run.manifest,
         level=LEVEL,
         steps=steps["step"].tolist(),
         headlines=[headline(tables, metric) for metric in drawn],
-        pictures=pictures,
+        explorer=explorer.shown(run),
         sections=[_section(run, tables, metric) for metric in drawn],
         step_rows=[_step_row(row, drawn) for row in steps.to_dict("records")],
         recall=bool(steps["recall"].notna().any()),
         skipped=run.manifest["skipped"],
     )
-    path = run.folder / "report.html"
-    write_bytes(path, text.encode())
-    return path
+    return html.write(run, text)
 
 
 def headlines(run: Run) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from interp.explorer.page import digest
 from interp.report.run import Run
 from interp.work.files import write_bytes
 
@@ -101,6 +103,19 @@ def template(name: str) -> jinja2.Template:
 
 
 def write(run: Run, page: str) -> Path:
-    path = run.folder / "report.html"
-    write_bytes(path, page.encode())
+    return save(run.folder / "report.html", page)
+
+
+def save(path: Path, page: str) -> Path:
+    """The path of the written page, which lets nothing in but its own scripts, styles and pictures."""
+    write_bytes(path, sealed(page).encode())
     return path
+
+
+def sealed(page: str) -> str:
+    """The page with a policy under which no request leaves it and no script runs but those that it holds."""
+    scripts = re.findall(r"<script(?: type=\"module\")?>(.*?)</script>", page, re.DOTALL)
+    allowed = " ".join(f"'{digest(script)}'" for script in scripts) or "'none'"
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
+    meta = f"<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}; base-uri 'none'; form-action 'none'\">"
+    return page.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{meta}', 1)

@@ -11,7 +11,7 @@ import pandas as pd
 from interp.plots.heads import heat_map, known
 from interp.plots.layers import curves
 from interp.plots.overlay import gallery
-from interp.report import figures
+from interp.report import explorer, figures
 from interp.report import ranking_tables as shown
 from interp.report.html import (
     LEVEL,
@@ -66,6 +66,7 @@ def page(run: Run) -> Path:
         tiles=_tiles(run, tables),
         side_by_side=[shown.side_by_side(run, tables, name) for name in names],
         sections=[shown.section(run, tables, name) for name in names],
+        explorer=explorer.shown(run),
         gallery=picture(run, "gallery"),
         by_rows=shown.by_rows(tables, main),
         subsets=shown.subsets(tables, main),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from interp.plots.segments import colour, overlay, pieces
-from interp.report import html
+from interp.report import explorer, html
 from interp.report.figures import save
 from interp.report.run import Run
 from interp.segmentation.exports import coco_results, gcg
@@ -68,6 +68,7 @@ def page(run: Run) -> Path:
     text = html.template("segmentation").render(
         manifest=run.manifest,
         about=about,
+        explorer=explorer.shown(run),
         overlay=html.picture(run, "overlay"),
         pieces=[(words, None if i is None else colour(i)) for words, i in about["pieces"]],
         phrases=[{**row, "colour": colour(i)} for i, row in enumerate(about["phrases"])],

@@ -5,6 +5,7 @@ On demand: ``pytest -m browser``. ``CHROMIUM`` names the browser where it is not
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -252,3 +253,23 @@ def test_one_panel_can_have_another_word_only_if_it_says_so(visit, tmp_path):
     path.write_text(page.whole(contents([first, other], {}, "all", 10**6), "two"))
     tab = visit(path, "#beside=1")
     assert tab.locator(".ix-caption").nth(1).inner_text() == "this answer does not have that word"
+
+
+def test_in_a_notebook_the_widget_tells_python_which_heads_are_picked(visit, scene_page, tmp_path):
+    path = tmp_path / "widget.html"
+    path.write_text("<!doctype html><title>w</title><div id='cell'></div><p class='ix-caption'>.</p>")
+    tab = visit(path)
+    start = """async ([module, contents]) => {
+        const { default: widget } = await import(URL.createObjectURL(new Blob([module], { type: "text/javascript" })));
+        window.kept = { contents, picked: [] };
+        const model = { get: (k) => window.kept[k], set: (k, v) => { window.kept[k] = v; }, save_changes: () => {} };
+        window.leave = widget.render({ model, el: document.getElementById("cell") });
+    }"""
+    tab.evaluate(start, [page.module(), json.dumps(scene_page[1])])
+    tab.wait_for_selector('.ix[data-state="drawn"]')
+    tab.locator(".ix-heads").click(position=at(tab, 2, 4), modifiers=["Shift"])
+    tab.wait_for_selector('.ix[data-state="drawn"]')
+    assert tab.evaluate("window.kept.picked") == [[2, 4]]
+    assert tab.evaluate("location.hash") == ""  # a notebook's address is not the explorer's
+    tab.evaluate("window.leave()")
+    assert tab.locator("#cell .ix-heads").count() == 0

@@ -54,7 +54,7 @@ def written(models, tmp_path_factory):
     found = {}
     with pytest.MonkeyPatch.context() as patch:  # tables alone: the figures would take most of the time
         patch.setattr(session, "keep", lambda run, page, tables, *rest, **more: found.update({command: tables}))
-        patch.setattr(emergence, "draw_examples", lambda *asked: None)
+        patch.setattr(emergence, "keep_examples", lambda *asked: None)
         patch.setattr(LMM, "generate_batch", lambda lmm, images, *asked: ["A dog and a cup."] * len(images))
         for command, asked in words.items():
             assert cli.main([*asked, "--device", "cpu", "--out", str(home / command)]) == 0

@@ -281,7 +281,17 @@ export async function mount(root, contents, options = {}) {
     });
     slider.value = own.indexOf(state.panel);
     const shown = make("b", { textContent: `step ${panels[state.panel].step}` });
-    steps.replaceChildren(make("label", {}, "checkpoint ", slider, " ", shown));
+    let timer = 0;
+    const play = make("button", { type: "button", textContent: "play", onclick: () => {
+      play.textContent = timer ? "play" : "stop";
+      if (timer) { clearInterval(timer); timer = 0; return; }
+      timer = setInterval(() => {
+        if (!play.isConnected) { clearInterval(timer); return; }
+        slider.value = (Number(slider.value) + 1) % own.length;
+        set({ panel: own[slider.value] });
+      }, 700);
+    } });
+    steps.replaceChildren(make("label", {}, "checkpoint ", slider, " ", shown), play);
   }
 
   function set(change) {
