@@ -20,8 +20,8 @@ import pandas as pd
 import interp
 from head_patching import patching
 from interp import cli
-from interp.work.files import write_bytes
 from interp.report.run import Run
+from interp.work.files import write_bytes
 
 MEASURE = "logprob"
 COLOURS = ("#0072b2", "#d55e00")

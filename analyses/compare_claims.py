@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 
 from interp import plugins
-from interp.work.files import write_bytes
 from interp.report.run import Run
 from interp.statistics.contrasts import KEY
+from interp.work.files import write_bytes
 from over_trainings import Estimate, mark, one_training, over_trainings, verdict
 
 ALL = "all"

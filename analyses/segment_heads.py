@@ -26,9 +26,9 @@ from head_choice.scores import Setting, measure
 from head_choice.tables import markdown, summarise
 from head_choice.variants import choose, told
 from interp import plugins
-from interp.work.files import write_bytes
 from interp.report.run import Run
 from interp.types import Skip
+from interp.work.files import write_bytes
 
 
 def options() -> argparse.Namespace:

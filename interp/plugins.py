@@ -1,5 +1,6 @@
 """Folder + file name -> module. A plug-in's file name is its name on the command line; there is no central list.
 
+A package of one's own adds some by entry points: group ``interp.KIND`` (``interp.metrics``, ...), name, and the module.
 And where the shipped models lie. Nothing heavy is imported here: the command line reads it all before a command runs.
 """
 
@@ -10,6 +11,7 @@ import difflib
 import importlib
 import os
 import pkgutil
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -36,18 +38,37 @@ def names(kind: str) -> list[str]:
     """
     if kind not in (*KINDS, COMMANDS):
         raise UnknownName(f"no plug-in kind {kind!r}; there are: {', '.join(KINDS)}")
-    package = importlib.import_module(f"interp.{kind}")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    return sorted({*_own(kind), *_added(kind)})
 
 
 def get(kind: str, name: str) -> ModuleType:
-    """The module ``interp.KIND.NAME``.
+    """The module ``interp.KIND.NAME``, or the one that an installed package adds under that name.
+
+    Raises:
+        UnknownName: with the names that exist and the nearest one.
+        ImportError: an added one cannot be imported; with its package.
+    """
+    return importlib.import_module(place(kind, name))
+
+
+def place(kind: str, name: str) -> str:
+    """The dotted name of the plug-in's module; it is not imported. A file of this package comes before an added one.
 
     Raises:
         UnknownName: with the names that exist and the nearest one.
     """
     check(kind, name)
-    return importlib.import_module(f"interp.{kind}.{name}")
+    return f"interp.{kind}.{name}" if name in _own(kind) else _added(kind)[name]
+
+
+def _own(kind: str) -> list[str]:
+    package = importlib.import_module(f"interp.{kind}")
+    return [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+
+
+def _added(kind: str) -> dict[str, str]:
+    """Names and modules of the plug-ins that installed packages add."""
+    return {point.name: point.module for point in entry_points(group=f"interp.{kind}")}
 
 
 def check(kind: str, name: str) -> None:
@@ -70,8 +91,7 @@ def check(kind: str, name: str) -> None:
 
 def about(kind: str, name: str) -> str:
     """The plug-in's docstring, read without importing it."""
-    check(kind, name)
-    spec = find_spec(f"interp.{kind}.{name}")
+    spec = find_spec(place(kind, name))
     source = Path(spec.origin).read_text() if spec and spec.origin else ""
     return ast.get_docstring(ast.parse(source)) or "(no docstring)"
 
