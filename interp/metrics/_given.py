@@ -48,7 +48,7 @@ def metric_of(given: Any) -> tuple[str, Metric]:
             )
         return given.__name__.rpartition(".")[2], cast(Metric, given)
     if callable(given):
-        return _named(given), _from_function(given)
+        return _named(given), _from_function(cast(Callable[..., Tensor], given))
     raise ValueError(
         f"cannot take {type(given).__name__} for a metric; expected a name, a .py file, a module, or a function of "
         "maps and masks"
@@ -63,10 +63,9 @@ def source_of(metric: Metric) -> str:
         ValueError: its code cannot be read, so that stored scores could be another's.
     """
     score = getattr(metric, "function", metric.score)
-    homes = [metric] if isinstance(metric, ModuleType) else []
-    homes.append(inspect.getmodule(score))
+    homes: list[Any] = [metric, inspect.getmodule(score)]
     try:
-        texts = [Path(home.__file__).read_text() for home in homes if home is not None and _has_file(home)]
+        texts = [Path(home.__file__).read_text() for home in homes if isinstance(home, ModuleType) and _has_file(home)]
         texts = texts or [inspect.getsource(score)]
     except (OSError, TypeError) as error:
         raise ValueError(
