@@ -132,7 +132,7 @@ def _look(
     later = range(layer + 1, resumable.layers)
     keys = group.keys[samples]
     mean = None if how.metric.raw and layer >= 0 else answer
-    decoder = resumable.lmm.family.decoder(resumable.lmm.model)
+    decoder = resumable.lmm.decoder
     kind: Any = {"layers": list(later), "mean": mean, "weighting": how.weighting}
     with contextlib.ExitStack() as stack:
         stack.enter_context(change)

@@ -31,7 +31,7 @@ class Resumable:
         again = replay(inputs, ids, "predicting")
         self.lmm, self.start, self.answer = lmm, again.start, again.answer
         self.length = again.call["input_ids"].shape[1]
-        self._blocks = _blocks(lmm.family.decoder(lmm.model))
+        self._blocks = _blocks(lmm.decoder)
         self.layers = len(self._blocks)
         self._rows = {k: again.call[k] for k in ("input_ids", "attention_mask", "position_ids")}
         self._below: list[Tensor] = []

@@ -65,7 +65,7 @@ def _outputs(lmm: Any, group: Group, which: str, seed: int) -> tuple[Tensor, Ten
     else:
         real = [torch.arange(again.start, again.start + len(ids)) for ids in group.ids]
     rows = torch.nn.utils.rnn.pad_sequence(real, batch_first=True, padding_value=-1)
-    with head_outputs(lmm.family.decoder(lmm.model), rows) as seen, torch.no_grad():
+    with head_outputs(lmm.decoder, rows) as seen, torch.no_grad():
         lmm.model(**again.call, logits_to_keep=1)
     assert length >= int(rows.max())
     outputs = seen.outputs.permute(0, 3, 1, 2, 4).cpu()
