@@ -70,7 +70,11 @@ class Metric(Protocol):
     uses_mask: bool
     """False: the score does not depend on the mask, so there is no null and no p-value for it."""
     limits: tuple[float, float]
-    """Least and greatest score there can be."""
+    """Least and greatest score there can be.
+
+    A metric of raw attention that uses no mask may also say ``all_views = True``: it is about the whole image, and gets
+    as one more cell what goes to the image's tokens outside the map (other views, ends of rows).
+    """
 
     def score(
         self,

@@ -56,7 +56,9 @@ def prepare(
             f"the family {family.__name__.rpartition('.')[2]} takes no processor options, but got {dict(options)}; "
             "leave them out, or let its prepare() take **options"
         )
-    return own(processor, images, texts, **options)
+    # What is no attribute of the image processor (min_pixels) has been made part of one (size) when it was copied.
+    asked = {name: x for name, x in options.items() if hasattr(processor.image_processor, name)}
+    return own(processor, images, texts, **asked)
 
 
 def grid(

@@ -185,3 +185,16 @@ def prepare(processor: Any, images: Sequence[np.ndarray], texts: Sequence[str], 
 def image_positions(input_ids: Tensor, image_token_id: int) -> Int[np.ndarray, " patch"]:
     """Where the image's tokens stand in one sample's ``input_ids``."""
     return (input_ids.reshape(-1) == image_token_id).nonzero().flatten().cpu().numpy()
+
+
+def check_count(positions: Int[np.ndarray, " token"], expected: int, told: str, image_size: tuple[int, int]) -> None:
+    """Nothing, if the text holds as many image tokens as the image gives.
+
+    Raises:
+        ValueError: it does not; ``told`` says what the image gives.
+    """
+    if len(positions) != expected:
+        raise ValueError(
+            f"the text holds {len(positions)} image tokens, but an image of {image_size[0]} x {image_size[1]} pixels "
+            f"gives {told} = {expected}; model and processor do not belong together"
+        )

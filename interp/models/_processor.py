@@ -20,11 +20,16 @@ def load_processor(checkpoint: str, **hub: Any) -> Any:
         processor = AutoProcessor.from_pretrained(checkpoint, **hub)
     finally:
         ProcessorMixin.get_attributes = every
-    kind: Any = type(processor)
-    if isinstance(processor, ProcessorMixin) and VIDEO in kind.get_attributes():  # else it could not be saved
-        processor.__class__ = type(kind.__name__, (kind,), {"get_attributes": classmethod(_stills)})
-        processor.__class__.__module__ = kind.__module__
+    if isinstance(processor, ProcessorMixin):
+        processor.__class__ = stills(type(processor))
     return processor
+
+
+def stills(kind: Any) -> Any:
+    """The processor's class, as one that has no video parts: it can be made, saved and printed without them."""
+    if VIDEO not in kind.get_attributes():
+        return kind
+    return type(kind.__name__, (kind,), {"get_attributes": classmethod(_stills), "__module__": kind.__module__})
 
 
 def _stills(kind: Any) -> list[str]:
