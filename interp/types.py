@@ -48,6 +48,15 @@ class Head(NamedTuple):
         return f"L{self.layer} H{self.head}"
 
 
+def layer_numbers(layers: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The number of each of ``count`` layers along an axis: as given, or 0, 1, ... where none are given.
+
+    >>> layer_numbers((), 2), layer_numbers((3, 7), 2)
+    ((0, 1), (3, 7))
+    """
+    return layers or tuple(range(count))
+
+
 @dataclass(frozen=True)
 class Target:
     """What a phrase should point at: a noun or phrase and its exact visible mask in the image's pixels."""
@@ -77,26 +86,62 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class PatchGrid:
-    """Where the image's patches lie: in the token sequence and in the image.
+class View:
+    """One look at an image, cut into patches: where they lie in the token sequence and in the image.
 
     ``token_index[row, col]`` is the patch's position in the sequence that the language model sees (without any
     left padding). ``box`` = (x0, y0, x1, y1) is the area that the whole grid covers, in pixels of the original
     image; every cell has the same size. It overhangs the image where the processor padded, and lies inside it where
-    the processor cropped.
+    the processor cropped. Among the views of one image each has a ``name`` of its own.
+    """
+
+    token_index: Int[np.ndarray, "row col"]
+    box: tuple[float, float, float, float]
+    name: str = "main"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.token_index.shape  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class PatchGrid(View):
+    """All tokens of an image: the view that maps are made of, the ``others``, and those that have no place.
+
+    ``others`` show the same image once more (the whole of it as a thumbnail, or crops of it). ``placeless`` are
+    positions of tokens that belong to the image and show no part of it: the ends of rows, a class token.
 
     >>> grid = PatchGrid(np.arange(5, 9).reshape(2, 2), box=(0.0, 0.0, 336.0, 336.0))
     >>> grid.shape, int(grid.token_index[1, 0])  # the patch in row 1, column 0 is token 7 of the sequence
     ((2, 2), 7)
     """
 
-    token_index: Int[np.ndarray, "row col"]
-    box: tuple[float, float, float, float]
+    others: tuple[View, ...] = ()
+    placeless: Int[np.ndarray, " token"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self.token_index.shape  # type: ignore[return-value]
+    def views(self) -> tuple[View, ...]:
+        """All views, the one that maps are made of first."""
+        return (View(self.token_index, self.box, self.name), *self.others)
+
+    @property
+    def tokens(self) -> Int[np.ndarray, " token"]:
+        """Positions of all tokens of the image: those of each of the ``views``, row by row, then the ``placeless``."""
+        return np.concatenate([*(view.token_index.reshape(-1) for view in self.views), self.placeless])
+
+    def seen_as(self, name: str) -> PatchGrid:
+        """The same tokens, with maps made of the view of that name.
+
+        Raises:
+            ValueError: the image has no such view.
+        """
+        chosen = next((view for view in self.views if view.name == name), None)
+        if chosen is None:
+            there = ", ".join(view.name for view in self.views)
+            raise ValueError(f"this image has no view {name!r}; it has: {there}. Choose one that every image has")
+        rest = tuple(view for view in self.views if view is not chosen)
+        return PatchGrid(chosen.token_index, chosen.box, chosen.name, rest, self.placeless)
 
 
 @dataclass(frozen=True)
@@ -124,6 +169,10 @@ class Capture:
     answer tokens, kept or not; with ``end`` the row that predicts the end of the answer is one of them, as in the
     released code of arXiv 2410.08209. ``tokens`` are the answer's tokens as strings, ``answer`` its text. With
     ``weighting`` "value" every number is multiplied by the norm of the key's projected value, and the sum is no share.
+
+    ``elsewhere`` is each row's sum over the image's tokens that are not on the map: those of its other views, and those
+    without a place; None: there are none. ``layers`` are the layers' numbers along the layer axis; () where they are
+    0, 1, ...: a model may have layers without attention heads.
     """
 
     sample_id: str
@@ -139,6 +188,8 @@ class Capture:
     logprobs: Float[np.ndarray, " answer_token"] | None = None
     weighting: Weighting = "attention"
     end: bool = False
+    elsewhere: Float[Tensor, "token layer head"] | None = None
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,12 +202,17 @@ class Skip:
 
 @dataclass(frozen=True)
 class PhraseMaps:
-    """One map per phrase, layer and head: the mean over the tokens of the phrase's root word."""
+    """One map per phrase, layer and head: the mean over the tokens of the phrase's root word.
+
+    ``elsewhere`` and ``layers``: as in a `Capture`; the former is attention as it is, whatever the maps' normalisation.
+    """
 
     sample_id: str
     phrases: tuple[Phrase, ...]
     grid: PatchGrid
     maps: Float[Tensor, "phrase layer head row col"]
+    elsewhere: Float[Tensor, "phrase layer head"] | None = None
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

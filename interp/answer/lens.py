@@ -207,7 +207,7 @@ def lens_prompt(
     """
     if query not in get_args(Query):
         raise ValueError(f"query is {query!r}; expected one of {', '.join(map(repr, get_args(Query)))}")
-    pixels, text = read_image(image), lmm.family.template(lmm.processor, prompt)
+    pixels, text = read_image(image), lmm.template(prompt)
     inputs = lmm.inputs([pixels], [text])
     said = _answer(lmm, inputs, text, answer, max_new_tokens)
     spoken, offsets = answer_text(lmm.tokenizer, said.ids, answer)

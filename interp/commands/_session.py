@@ -99,11 +99,14 @@ def metrics_of(chosen: Sequence[str] | None) -> dict[str, Any]:
 
 def about_run(options: Namespace, lmm: LMM, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What the report says of the data set, the metrics and the model's size."""
+    from interp.answer.layers import layers_without_heads
+
     return {
         "dataset": plugins.about("datasets", options.dataset),
         "metrics": {name: _about_metric(name, module, options.weighting) for name, module in metrics.items()},
         "layers": lmm.layers,
         "heads": lmm.heads,
+        "without_heads": list(layers_without_heads(lmm)),
     }
 
 

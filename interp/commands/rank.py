@@ -83,4 +83,4 @@ def _explored(lmm: LMM, dataset: Iterable[Any], ids: Sequence[str], best: Head, 
     how: Any = {"ways": [(options.query, options.weighting)], "limit": explorer.LIMIT}
     attempts = [lambda n=n: interp.explore(lmm, samples[:n], **how) for n in range(len(samples), 0, -1)]
     contents = explorer.first_that_fits(attempts)
-    return contents and {**contents, "start": [best.layer, best.head]}
+    return contents and {**contents, "start": [*best]}

@@ -11,8 +11,9 @@ import numpy as np
 from interp.answer.maps import Heads, head_list
 from interp.contracts import Metric
 from interp.explorer.panel import Pictures, panel_of
-from interp.explorer.view import Taken, View, units_of
+from interp.explorer.shown import Shown, Taken, units_of
 from interp.plots.style import ATTENTION, SCORES
+from interp.types import layer_numbers
 
 ON_THE_PAGE = 0.75 * 4 / 3
 """Bytes of text for each byte of maps: compression (measured .61 to .83) and base64."""
@@ -25,7 +26,7 @@ class TooLarge(ValueError):
     """
 
 
-def contents(views: Sequence[View], metrics: Mapping[str, Metric], heads: Heads, limit: int) -> dict[str, Any]:
+def contents(views: Sequence[Shown], metrics: Mapping[str, Metric], heads: Heads, limit: int) -> dict[str, Any]:
     """What the page is given, ready for JSON. ``left_out`` names the ways that the limit did not let in, last first.
 
     Raises:
@@ -54,7 +55,8 @@ def contents(views: Sequence[View], metrics: Mapping[str, Metric], heads: Heads,
 def estimate(taken: Taken, heads: Heads, singly: bool) -> int:
     """Bytes that the captures' maps will take on the page, with every token (``singly``) or the phrases alone."""
     first = taken.captures[0]
-    count = len(head_list(heads, *first.attention.shape[1:3]))
+    layers = layer_numbers(first.layers, first.attention.shape[1])
+    count = len(head_list(heads, layers, first.attention.shape[2]))
     each = 2 * count * first.grid.token_index.size * ON_THE_PAGE
     return round(len(taken.captures) * len(units_of(first, singly)) * each)
 

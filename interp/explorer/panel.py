@@ -15,8 +15,7 @@ from interp.answer.maps import Heads, head_list
 from interp.contracts import Metric
 from interp.explorer.packing import Packed, bits_of, numbers, packed, picture, text_of
 from interp.explorer.scores import Masks, scored
-from interp.explorer.view import Recording, View
-from interp.types import Head
+from interp.explorer.shown import Recording, Shown
 
 SIDE = 640
 """Pixels of the shown image's longer side, at most."""
@@ -40,12 +39,12 @@ class Pictures:
         return self.places[key]
 
 
-def panel_of(view: View, metrics: Mapping[str, Metric], heads: Heads, pictures: Pictures) -> dict[str, Any]:
+def panel_of(view: Shown, metrics: Mapping[str, Metric], heads: Heads, pictures: Pictures) -> dict[str, Any]:
     """The panel; ``ways`` holds one entry for each recording and normalisation."""
     height, width = view.image.shape[:2]
     small = _mask_size((height, width))
-    layers, per_layer = view.heads
-    chosen = head_list(heads, layers, per_layer)
+    layers, per_layer = view.layers, view.heads
+    chosen = [(layers.index(head.layer), head.head) for head in head_list(heads, layers, per_layer)]
     masks = Masks(view.units[: view.phrases], view.targets, view.grid)
     return {
         "title": view.title,
@@ -55,9 +54,9 @@ def panel_of(view: View, metrics: Mapping[str, Metric], heads: Heads, pictures: 
         "size": [height, width],
         "box": [float(x) for x in view.grid.box],
         "grid": [*view.grid.shape],
-        "layers": list(range(layers)),
+        "layers": [*layers],
         "heads": per_layer,
-        "shown": [head.layer * per_layer + head.head for head in chosen],
+        "shown": [layer * per_layer + head for layer, head in chosen],
         "prompt": view.prompt,
         "answer": view.answer,
         "tokens": [_token_text(token) for token in view.tokens],
@@ -74,13 +73,13 @@ def panel_of(view: View, metrics: Mapping[str, Metric], heads: Heads, pictures: 
 
 
 def _ways(
-    recording: Recording, masks: Masks, metrics: Mapping[str, Metric], chosen: Sequence[Head]
+    recording: Recording, masks: Masks, metrics: Mapping[str, Metric], chosen: Sequence[tuple[int, int]]
 ) -> list[dict[str, Any]]:
     """Maps and scores of every unit, for each normalisation."""
     layer, head = (torch.tensor(index) for index in zip(*chosen, strict=True))
     found = []
     for how, maps in recording.maps.items():
-        scores = scored(recording.maps.get("none"), maps, masks, metrics)
+        scores = scored(recording, how, masks, metrics)
         found.append(
             {
                 "query": recording.query,

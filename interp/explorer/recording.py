@@ -13,7 +13,7 @@ from tqdm import tqdm
 from interp.answer.capturing import capture
 from interp.contracts import Segmenter
 from interp.emergence.timeline import Series
-from interp.explorer.view import Taken
+from interp.explorer.shown import Taken
 from interp.images import read_image
 from interp.models._lmm import LMM
 from interp.segmentation.proposals import chosen_mask

@@ -13,7 +13,7 @@ from interp.emergence.timeline import Series
 from interp.explorer.contents import contents, estimate
 from interp.explorer.handle import Explorer
 from interp.explorer.recording import WAYS, Asked, asked, peaks, recorded, taken_of_series
-from interp.explorer.view import Taken, View, view_of
+from interp.explorer.shown import Shown, Taken, shown_of
 from interp.images import read_image
 from interp.models._lmm import LMM
 from interp.segmenters._load import load_segmenter
@@ -73,7 +73,7 @@ def explore(
         questions = [asked(one, prompt, answer, words, max_new_tokens) for one in images]
         taken = _recorded(several, questions, list(ways), steps, progress)
     singly = sum(estimate(one, heads, True) for one in taken) <= limit
-    views = [view_of(one, singly) for one in taken]
+    views = [shown_of(one, singly) for one in taken]
     if segmenter is not None:
         loaded = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
         views = _with_peaks(views, loaded)
@@ -118,7 +118,7 @@ def _given(captures: Sequence[Capture], image: Any) -> list[Taken]:
     return found
 
 
-def _with_peaks(views: Sequence[View], segmenter: Segmenter) -> list[View]:
+def _with_peaks(views: Sequence[Shown], segmenter: Segmenter) -> list[Shown]:
     """The views with the segmenter's masks; an image is segmented once for each grid."""
     known: dict[Any, Any] = {}
     for view in views:
@@ -128,5 +128,5 @@ def _with_peaks(views: Sequence[View], segmenter: Segmenter) -> list[View]:
     return [replace(view, peaks=known[_grid_on(view)], peaks_by=segmenter.name) for view in views]
 
 
-def _grid_on(view: View) -> tuple[Any, ...]:
+def _grid_on(view: Shown) -> tuple[Any, ...]:
     return view.image.tobytes(), view.grid.box, view.grid.shape

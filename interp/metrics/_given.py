@@ -65,7 +65,9 @@ def source_of(metric: Metric) -> str:
     score = getattr(metric, "function", metric.score)
     homes: list[Any] = [metric, inspect.getmodule(score)]
     try:
-        texts = [Path(str(home.__file__)).read_text() for home in homes if isinstance(home, ModuleType) and _has_file(home)]
+        texts = [
+            Path(str(home.__file__)).read_text() for home in homes if isinstance(home, ModuleType) and _has_file(home)
+        ]
         texts = texts or [inspect.getsource(score)]
     except (OSError, TypeError) as error:
         raise ValueError(

@@ -50,7 +50,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Maps:
-    """Phrases that share a grid: their maps and masks. ``rows`` and ``samples`` are their places in the batch."""
+    """Phrases that share a grid: their maps and masks. ``rows`` and ``samples`` are their places in the batch;
+    ``elsewhere`` is raw attention to the image's tokens outside the maps, None where there are none."""
 
     rows: list[int]
     samples: list[int]
@@ -59,6 +60,7 @@ class Maps:
     masks: Float[Tensor, "phrase row col"]
     others: Float[Tensor, "phrase row col"]
     nulls: Float[Tensor, "phrase null row col"]
+    elsewhere: Float[Tensor, "phrase layer head"] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Batch:
     ``phrases``: of each its ``sample_id, image_id, text, root, tokens, area, targets`` (places of those that it names),
     ``mention`` (how often one of them has been named, this time included) and ``partners`` (their number). ``by_rows``:
     scores of one metric on each word's first and last row. ``losses``: sample id -> mean -log p of its answer's
-    tokens, in nats. ``unmatched``: phrases of its answers that name no target.
+    tokens, in nats. ``unmatched``: phrases of its answers that name no target. ``layers``: the layers' numbers.
     """
 
     phrases: list[dict[str, Any]]
@@ -79,9 +81,14 @@ class Batch:
     losses: dict[str, float] = field(default_factory=dict)
     by_rows: dict[str, MetricScores] = field(default_factory=dict)
     unmatched: list[str] = field(default_factory=list)
+    layers: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.phrases)
+
+    def place(self, layer: int) -> int:
+        """Where the layer of that number stands along the axis of layers."""
+        return self.layers.index(layer) if self.layers else layer
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], maps: bool = True) -> Batch:
@@ -97,7 +104,7 @@ class Batch:
         )
         groups = [unpack_group(arrays, g) for g in range(about["groups"])] if maps else []
         skipped = [Skip(*s) for s in about["skipped"]]
-        more = about.get("losses", {}), by_rows, about.get("unmatched", [])
+        more = about.get("losses", {}), by_rows, about.get("unmatched", []), tuple(about.get("layers", ()))
         return cls(about["phrases"], skipped, scores, reduced, groups, *more)
 
 
@@ -112,6 +119,8 @@ def pack_group(group: Maps, i: int) -> dict[str, np.ndarray]:
     offset = group.raw[first] - group.normalised[first]
     if offset.count_nonzero():
         arrays |= _halved("offset", offset)
+    if group.elsewhere is not None:
+        arrays["elsewhere"] = group.elsewhere.cpu().numpy()
     return {f"group{i}.{name}": array for name, array in arrays.items()}
 
 
@@ -131,4 +140,5 @@ def unpack_group(arrays: Mapping[str, np.ndarray], i: int) -> Maps:
     if f"group{i}.offset" in arrays:
         place = np.unique(samples, return_inverse=True)[1]
         raw = (normalised + (of("offset").float() * of("offset_unit"))[place]).clamp(min=0)
-    return Maps(rows, samples, raw, normalised, of("masks"), of("others"), of("nulls"))
+    elsewhere = of("elsewhere") if f"group{i}.elsewhere" in arrays else None
+    return Maps(rows, samples, raw, normalised, of("masks"), of("others"), of("nulls"), elsewhere)

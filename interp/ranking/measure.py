@@ -37,6 +37,7 @@ class _Prepared(NamedTuple):
     about: list[dict[str, Any]]
     maps: Maps
     by_rows: dict[str, Float[Tensor, "phrase layer head row col"]]
+    layers: tuple[int, ...]
 
 
 def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True) -> dict[str, np.ndarray]:
@@ -46,7 +47,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
     unmatched: list[str] = []
     skipped: list[tuple[str, str]] = []
     prepared: list[_Prepared] = []
-    rows = 0
+    rows, layers = 0, tuple[int, ...]()
     for place, (sample, result) in enumerate(zip(samples, _captured(plan, samples), strict=True)):
         if isinstance(result, Capture) and result.logprobs is not None:
             losses[result.sample_id] = float(-result.logprobs.mean(dtype=np.float64))
@@ -57,12 +58,13 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
             continue
         rows += len(own.about)
         prepared.append(own)
+        layers = own.layers
     phrases = [about for own in prepared for about in own.about]
     groups = _by_grid([own.maps for own in prepared])
     pairs = [partners([phrases[row] for row in g.rows]) for g in groups]
     found = {
         "heads": [
-            score_sample(g.raw, g.normalised, g.masks, g.others, g.nulls, p, plan.metrics)
+            score_sample(g.raw, g.normalised, g.masks, g.others, g.nulls, p, plan.metrics, g.elsewhere)
             for g, p in zip(groups, pairs, strict=True)
         ],
         "reduced": [score_reductions(g, p, plan.metrics) for g, p in zip(groups, pairs, strict=True)],
@@ -82,6 +84,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
         arrays |= pack_group(group, i)
     about = {"phrases": phrases, "skipped": skipped, "groups": len(kept), "losses": losses, "unmatched": unmatched}
     about |= {"metrics": list(plan.metrics) if groups else [], "rows": list(found["rows"][0]) if groups else []}
+    about |= {"layers": list(layers)}
     return arrays | {"about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
 
 
@@ -142,7 +145,7 @@ def _prepare(
     about, masks = _named(plan, sample, result, unmatched)
     index = [phrase.pop("index") for phrase in about]
     try:
-        raw, normalised = _maps(plan, result, index, plan.rows)
+        raw, normalised, elsewhere = _maps(plan, result, index, plan.rows)
         singly = {
             rows: _maps(plan, result, index, rows)[0 if plan.metrics[plan.by_rows].raw else 1]
             for rows in (("mean", "first", "last") if plan.by_rows else ())
@@ -151,7 +154,8 @@ def _prepare(
         raise _LeftOut(str(error)) from error
     on_grid, others, nulls = _masks(plan, sample, about, index, masks, result.grid)
     rows = list(range(first, first + len(about)))
-    return _Prepared(about, Maps(rows, [place] * len(about), raw, normalised, on_grid, others, nulls), singly)
+    maps = Maps(rows, [place] * len(about), raw, normalised, on_grid, others, nulls, elsewhere)
+    return _Prepared(about, maps, singly, result.layers)
 
 
 def _named(
@@ -183,16 +187,18 @@ def _named(
     return about, np.stack(masks)
 
 
-def _maps(plan: Plan, result: Capture, index: Sequence[int], rows: str) -> tuple[Tensor, Tensor]:
-    """Raw and normalised maps of some of the capture's phrases, on the model's device."""
-    raw = normalised = phrase_maps(result, "none", rows=rows).maps[index]
+def _maps(plan: Plan, result: Capture, index: Sequence[int], rows: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Raw and normalised maps of some of the capture's phrases, on the model's device, and what lies elsewhere."""
+    found = phrase_maps(result, "none", rows=rows)
+    raw = normalised = found.maps[index]
     if plan.normalise != "none":
         normalised = phrase_maps(result, "answer", rows=rows).maps[index]
     if plan.control == "sinks":
         sinks = sinks_of(result.mean)
         raw, normalised = without(raw, sinks), without(normalised, sinks)
     device = getattr(plan.lmm, "device", raw.device)
-    return raw.to(device), normalised.to(device)
+    elsewhere = None if found.elsewhere is None else found.elsewhere[index].to(device)
+    return raw.to(device), normalised.to(device), elsewhere
 
 
 def _masks(
@@ -219,6 +225,13 @@ def _masks(
     return known[key]
 
 
+def _elsewhere(some: Sequence[Maps]) -> Float[Tensor, "phrase layer head"] | None:
+    """What lies elsewhere, joined; nothing for an image that has one view alone. None where all have."""
+    if all(m.elsewhere is None for m in some):
+        return None
+    return torch.cat([m.raw.new_zeros(m.raw.shape[:3]) if m.elsewhere is None else m.elsewhere for m in some])
+
+
 def _by_grid(prepared: Sequence[Maps]) -> list[Maps]:
     """The samples' maps, joined where their grids have one shape."""
     groups: dict[tuple[int, ...], list[Maps]] = {}
@@ -233,6 +246,7 @@ def _by_grid(prepared: Sequence[Maps]) -> list[Maps]:
             masks=torch.cat([m.masks for m in some]),
             others=torch.cat([m.others for m in some]),
             nulls=torch.cat([m.nulls for m in some]),
+            elsewhere=_elsewhere(some),
         )
         for some in groups.values()
     ]

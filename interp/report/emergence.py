@@ -17,11 +17,11 @@ from interp.emergence.result import Example
 from interp.emergence.tables import LEVEL
 from interp.explorer.contents import contents
 from interp.explorer.handle import Explorer
-from interp.explorer.view import Recording, View
+from interp.explorer.shown import Recording, Shown
 from interp.plots import emergence as plots
 from interp.report import explorer, figures, html
 from interp.report.run import Run
-from interp.types import Head, Phrase, Target
+from interp.types import Head, Phrase, Target, layer_numbers
 from interp.work.files import write_bytes
 
 TABLES = {"heads": "emergence", "onsets": "onsets", "layers": "layers", "steps": "steps", "agreement": "agreement"} | {
@@ -66,17 +66,18 @@ def keep_examples(run: Run, examples: Sequence[Example], best: Head) -> None:
         )
         for n, every in attempts
     )
-    explorer.keep(run, explored and {**explored, "start": [best.layer, best.head]})
+    explorer.keep(run, explored and {**explored, "start": [*best]})
 
 
-def _view(example: Example, step: int, how: Mapping[str, Any]) -> View:
+def _view(example: Example, step: int, how: Mapping[str, Any]) -> Shown:
     words = example.phrase.split()[-1]
     phrase = Phrase(example.phrase, words, words, 0, len(example.phrase), ())
     maps = torch.from_numpy(example.maps[step])[None]
     recording = Recording(how["query"], how["weighting"], {how["normalise"]: maps})
     group = f"image {example.sample.id}"
     about = (f"{group}, step {step}", example.sample.image, example.sample.prompt, group, (), (phrase,), 1)
-    return View(*about, example.grid, [recording], [Target(example.phrase, example.mask)], group, step)
+    layers = layer_numbers(example.layers, maps.shape[1])
+    return Shown(*about, example.grid, layers, [recording], [Target(example.phrase, example.mask)], group, step)
 
 
 def clear(run: Run) -> None:

@@ -16,7 +16,7 @@ import interp
 from interp.answer.maps import phrase_maps
 from interp.explorer import packing, page
 from interp.explorer.contents import TooLarge, contents
-from interp.explorer.view import Recording, View
+from interp.explorer.shown import Recording, Shown
 from interp.metrics import image_mass, pointing_game
 from interp.ranking.batch import Plan
 from interp.ranking.measure import score_batch
@@ -155,9 +155,10 @@ def wide(layers=32, heads=32, side=24, words=12, ways=1):
     grid = PatchGrid(np.arange(side * side).reshape(side, side), (0.0, 0.0, 336.0, 336.0))
     normalised = maps - maps.mean(0, keepdim=True)
     some = [Recording(f"way {i}", "attention", {"answer": normalised, "none": maps}) for i in range(ways)]
+    numbers = tuple(range(layers))
     image = np.zeros((336, 336, 3), dtype=np.uint8)
     tokens = tuple(f"▁word{i}" for i in range(words))
-    return View("wide", image, "What?", " ".join(tokens), tokens, phrases, words, grid, some)
+    return Shown("wide", image, "What?", " ".join(tokens), tokens, phrases, words, grid, numbers, some)
 
 
 def test_twelve_words_of_a_7b_model_fit_on_a_page_of_15_megabytes():

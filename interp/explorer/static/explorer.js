@@ -168,7 +168,7 @@ export async function mount(root, contents, options = {}) {
   // The page opens on the head that scores best on its first word.
   async function lookAtBest() {
     const panel = panels[state.panel], way = panel.way(state);
-    if (contents.start) { state.head = contents.start[0] * panel.heads + contents.start[1]; return; }
+    if (contents.start) { state.head = panel.layers.indexOf(contents.start[0]) * panel.heads + contents.start[1]; return; }
     if (!(state.metric in panel.ways[way].scores)) return;
     const scores = await panel.scored(`${way}/${state.metric}`), sign = better(state.metric) ? 1 : -1;
     const own = panel.shown.map((_, k) => sign * panel.score(scores, state.unit, k));

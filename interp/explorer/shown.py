@@ -11,19 +11,21 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from interp.answer.maps import phrase_maps
-from interp.types import Capture, PatchGrid, Phrase, Target
+from interp.types import Capture, PatchGrid, Phrase, Target, layer_numbers
 
 
 class Recording(NamedTuple):
-    """Maps of every unit in one way of recording, by normalisation: ``answer`` (its mean subtracted), ``none``."""
+    """Maps of every unit in one way of recording, by normalisation: ``answer`` (its mean subtracted), ``none``; and
+    attention to the image's tokens outside the map."""
 
     query: str
     weighting: str
     maps: Mapping[str, Float[Tensor, "unit layer head row col"]]
+    elsewhere: Float[Tensor, "unit layer head"] | None = None
 
 
 @dataclass(frozen=True)
-class View:
+class Shown:
     """A panel before it is packed.
 
     ``units`` are what can be clicked: first ``phrases`` of the answer, then single tokens, as phrases of one token.
@@ -39,6 +41,7 @@ class View:
     units: tuple[Phrase, ...]
     phrases: int
     grid: PatchGrid
+    layers: tuple[int, ...]
     recordings: Sequence[Recording]
     targets: Sequence[Target] = ()
     group: str = ""
@@ -47,10 +50,9 @@ class View:
     peaks_by: str = ""
 
     @property
-    def heads(self) -> tuple[int, int]:
-        """Layers, and heads of each."""
-        shape = next(iter(self.recordings[0].maps.values())).shape
-        return shape[1], shape[2]
+    def heads(self) -> int:
+        """Heads of a layer."""
+        return next(iter(self.recordings[0].maps.values())).shape[2]
 
 
 class Taken(NamedTuple):
@@ -71,17 +73,15 @@ def units_of(capture: Capture, singly: bool) -> tuple[Phrase, ...]:
     return (*capture.phrases, *(Phrase(t, t, t, 0, 0, (i,)) for i in kept for t in [capture.tokens[i]]))
 
 
-def view_of(taken: Taken, singly: bool) -> View:
+def shown_of(taken: Taken, singly: bool) -> Shown:
     """The view of captures; with ``singly`` tokens can be clicked that are no phrases."""
     first = taken.captures[0]
     units = units_of(first, singly)
-    recordings = [
-        Recording(
-            capture.query,
-            capture.weighting,
-            {how: phrase_maps(replace(capture, phrases=units), how).maps for how in ("answer", "none")},
-        )
-        for capture in taken.captures
-    ]
+    recordings = []
+    for capture in taken.captures:
+        found = {how: phrase_maps(replace(capture, phrases=units), how) for how in ("answer", "none")}
+        maps = {how: each.maps for how, each in found.items()}
+        recordings.append(Recording(capture.query, capture.weighting, maps, found["none"].elsewhere))
+    layers = layer_numbers(first.layers, first.attention.shape[1])
     about = (taken.title, taken.image, first.prompt, first.answer, first.tokens, units, len(first.phrases), first.grid)
-    return View(*about, recordings, taken.targets, taken.group, taken.step)
+    return Shown(*about, layers, recordings, taken.targets, taken.group, taken.step)
