@@ -100,7 +100,7 @@ def kinds(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
     """What heads know of each kind of phrase before its word is said (the first row) and once it is (the last).
 
     A row per kind and row: how many heads tell the thing or look at things, the best one, and the mean specificity of
-    the ``BEST`` best, chosen on each half of the images and measured on the other.
+    the ``BEST`` best, chosen on each half of the images and measured on the other: there, and on free phrases.
     """
     table = tables["rows"]
     if table.empty or not len(found := table.loc[table["kind"] != "all", :]):
@@ -108,8 +108,8 @@ def kinds(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
     rows = []
     for key, some in found[found["rows"].isin(["first", "last"])].groupby(["kind", "rows"], sort=False):
         kind, which = cast(tuple[str, str], key)
-        best = some.sort_values("specificity", ascending=False, kind="stable").iloc[0]
-        halves = [_chosen_on(some, a, b) for a, b in (("a", "b"), ("b", "a"))]
+        free = found[(found["kind"] == "free") & (found["rows"] == which)]
+        best = some.sort_values("specificity", ascending=False, kind="stable").iloc[0].to_dict()
         rows.append(
             {
                 "kind": kind,
@@ -119,17 +119,22 @@ def kinds(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
                 "best": head_name(best),
                 "specificity": number(best["specificity"]),
                 "interval": specific_interval(best),
-                "held_out": number(sum(halves) / 2),
+                "held_out": number(_held_out(some, some)),
+                "free": number(_held_out(some, free)),
                 "pairs": str(int(best["pairs"])),
             }
         )
     return rows
 
 
-def _chosen_on(some: pd.DataFrame, chosen: str, measured: str) -> float:
-    """Mean specificity on one half of the images of the ``BEST`` heads of the other half."""
-    best = some.sort_values(f"specificity_{chosen}", ascending=False, kind="stable").head(BEST)
-    return float(best[f"specificity_{measured}"].to_numpy(dtype=float).mean())
+def _held_out(chosen: pd.DataFrame, measured: pd.DataFrame) -> float:
+    """Mean specificity of the ``BEST`` heads of each half of the images on the other half of ``measured``."""
+    halves = []
+    for own, other in (("a", "b"), ("b", "a")):
+        best = chosen.sort_values(f"specificity_{own}", ascending=False, kind="stable").head(BEST)
+        there = best.loc[:, ["layer", "head"]].merge(measured, on=["layer", "head"])
+        halves.append(there[f"specificity_{other}"].to_numpy(dtype=float).mean() if len(there) else math.nan)
+    return sum(halves) / 2
 
 
 def subsets(tables: Mapping[str, pd.DataFrame], main: str) -> list[dict[str, str]]:
