@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import inflect
+if TYPE_CHECKING:
+    import inflect
 
 _ARTICLES = ("a", "an", "the")
 _QUALIFIERS = ("merged", "other", "stuff")
@@ -64,6 +66,8 @@ def singulars(noun: str) -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def _engines() -> tuple[inflect.engine, inflect.engine]:
+    import inflect  # a second of its own: where nothing is matched it is not needed
+
     modern, classical = inflect.engine(), inflect.engine()
     classical.classical(all=True)
     return modern, classical

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from interp.statistics import intervals
 from interp.statistics.scores import HeadScores
@@ -96,7 +96,7 @@ class _Pair:
         degrees = heads - 2 - len(groups)
         if degrees < FEWEST - 3 or np.isnan(rho):
             return rho if heads > 2 else np.nan, np.nan, np.nan
-        z = stats.norm.isf((1 - LEVEL) / 2)
+        z = -ndtri((1 - LEVEL) / 2)
         # Ranks that agree in all places: as if one pair of neighbours were exchanged, else z would be infinite.
         most = 1 - 12 / (heads**3 - heads)
         centre = np.arctanh(np.clip(rho, -most, most))
@@ -124,9 +124,11 @@ class _Pair:
 
 def _ranks(values: Float[np.ndarray, "repeat head"], groups: Groups) -> Float[np.ndarray, "repeat head"]:
     """Ranks within each group less their mean, ties averaged; NaN for a repeat in which a head is undefined."""
+    from scipy.stats import rankdata
+
     ranks = np.full(values.shape, np.nan)
     for group in groups:
-        ranks[:, group] = stats.rankdata(values[:, group], axis=1) - (len(group) + 1) / 2
+        ranks[:, group] = rankdata(values[:, group], axis=1) - (len(group) + 1) / 2
     return np.where(np.isfinite(values).all(1, keepdims=True), ranks, np.nan)
 
 
@@ -149,4 +151,4 @@ def _of_layers(a: Float[np.ndarray, " head"], b: Float[np.ndarray, " head"], lay
     influence = a * b - rho / 2 * (a**2 + b**2)
     total = np.array([influence[layer].sum() for layer in layers])
     spread = np.sqrt((total**2).sum() * n / (n - 1)) / len(a) / (1 - rho**2)
-    return float(stats.t.isf((1 - LEVEL) / 2, n - 1) * spread)
+    return float(-stdtrit(n - 1, (1 - LEVEL) / 2) * spread)

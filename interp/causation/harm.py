@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 import interp
 from interp import plugins

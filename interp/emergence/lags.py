@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
+from scipy.special import ndtr, stdtrit
 
 from interp.emergence.result import Measurement
 from interp.statistics import intervals
@@ -77,7 +77,7 @@ def ends_of(draws: Float[np.ndarray, " draw"], images: int) -> tuple[float, floa
     defined = np.isfinite(draws)
     if images < intervals.FEWEST or defined.mean() < 0.95:
         return np.nan, np.nan
-    tail = stats.norm.sf(np.sqrt(images / (images - 1)) * stats.t.isf(0.025, images - 1))
+    tail = ndtr(np.sqrt(images / (images - 1)) * stdtrit(images - 1, 0.025))
     low, high = np.quantile(draws[defined], [tail, 1 - tail])
     return float(low), float(high)
 

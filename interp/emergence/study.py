@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 import interp
 from interp import plugins

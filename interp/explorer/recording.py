@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from interp.answer.capturing import capture
 from interp.contracts import Segmenter

@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -38,6 +35,8 @@ def odd_settings(folder: Path) -> list[str]:
         CheckpointMismatch: a configuration that is none.
     """
     given = settings(folder)
+    from peft import LoraConfig  # seconds to import: only where an adapter is met
+
     plain = LoraConfig().to_dict()
     known = UNDERSTOOD | WHERE | NO_NUMBER | {"init_lora_weights", "peft_type"}
     odd = {k: v for k, v in given.items() if k not in known and v != plain.get(k) and v not in (None, False, [], {})}
@@ -74,6 +73,9 @@ def deltas(model: nn.Module, folder: Path) -> dict[str, Callable[[], Tensor]]:
     Raises:
         CheckpointMismatch: an adapter that is not plain, or one that does not fit the model.
     """
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
     path = folder / ADAPTER
     if odd := odd_settings(folder):
         raise CheckpointMismatch(
@@ -161,6 +163,8 @@ def _delta(
     path: Path, layer: str, config: Any, shapes: Mapping[str, tuple[int, ...]], shape: tuple[int, ...]
 ) -> Callable[[], Tensor]:
     """Patterns of ranks and alphas name layers as the file does: so they were called in training."""
+    from peft.utils.other import get_pattern_key
+
     key = f"base_model.model.{layer}.lora_"
     a, b = shapes[f"{key}A.weight"], shapes[f"{key}B.weight"]
     rank, alpha = (

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from interp.models._adapter import current, deltas, home_of, layers_of, odd_settings, shapes_of
@@ -186,6 +185,8 @@ def _merge_by_peft(model: torch.nn.Module, path: Path, odd: list[str]) -> None:
     Raises:
         CheckpointMismatch: it cannot, or the adapter does not fit. The model is then as it was.
     """
+    from peft import PeftModel, get_peft_model_state_dict  # seconds to import: only where an adapter is met
+
     start = next((x for x in odd if x.startswith("init_lora_weights=")), None)
     if start and start not in [f"init_lora_weights={known!r}" for known in REPEATED]:
         raise CheckpointMismatch(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast, get_args
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 import interp
 from interp import plugins

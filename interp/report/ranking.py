@@ -69,6 +69,7 @@ def page(run: Run) -> Path:
         explorer=explorer.shown(run),
         gallery=picture(run, "gallery"),
         by_rows=shown.by_rows(tables, main),
+        kinds=shown.kinds(tables),
         subsets=shown.subsets(tables, main),
         mask_free=shown.mask_free(tables, main),
         skipped=skipped_rows(run),

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy.special import ndtri, stdtrit  # scipy.stats takes a second to import
 
 FEWEST = 5
 """Images that a column needs. All differences of n images point one way by chance in 1 of 2^n: with 4 no one-sided p
@@ -162,16 +162,16 @@ def _studentised_ends(
         t = (means - mean) / np.sqrt(variances + DAMPED * variance)
     t[:, variance == 0] = 0.0
     low, high = _quantiles(t, [tail, 1 - tail])
-    spread, plain = np.sqrt((1 + DAMPED) * variance), stats.t.isf(tail, n - 1) * np.sqrt(variance)
+    spread, plain = np.sqrt((1 + DAMPED) * variance), -stdtrit(n - 1, tail) * np.sqrt(variance)
     return np.stack([mean - np.maximum(high * spread, plain), mean - np.minimum(low * spread, -plain)])
 
 
 def _wilson(sums: Sums, draws: Float[np.ndarray, "repeat image"], level: float) -> Float[np.ndarray, "end column"]:
     tail, n = (1 - level) / 2, (sums.number > 0).sum(0)
-    z = stats.norm.isf(tail)
+    z = -ndtri(tail)
     (rate,), (variance,) = _mean_and_variance(sums, np.ones((1, len(sums.total))))
     with np.errstate(invalid="ignore", divide="ignore"):
-        counted = np.minimum(rate * (1 - rate) / variance, sums.number.sum(0)) * (z / stats.t.isf(tail, n - 1)) ** 2
+        counted = np.minimum(rate * (1 - rate) / variance, sums.number.sum(0)) * (z / -stdtrit(n - 1, tail)) ** 2
     counted = np.where((rate == 0) | (rate == 1), n, counted)
     middle = (rate + z**2 / (2 * counted)) / (1 + z**2 / counted)
     half = z * np.sqrt(rate * (1 - rate) / counted + z**2 / (4 * counted**2)) / (1 + z**2 / counted)
@@ -236,7 +236,7 @@ def _deviates(r: Float[np.ndarray, "*axes column"], n: Int[np.ndarray, " column"
     degrees = n - 1
     with np.errstate(divide="ignore"):
         z = (8 * degrees + 1) / (8 * degrees + 3) * np.sqrt(-degrees * np.log1p(-np.minimum(r**2, 1.0)))
-    return np.sign(r) * np.minimum(z, stats.norm.isf(0.5 ** np.minimum(n, 1000.0)))
+    return np.sign(r) * np.minimum(z, -ndtri(0.5 ** np.minimum(n, 1000.0)))
 
 
 def _quantiles(means: Float[np.ndarray, "repeat column"], at: list[float]) -> Float[np.ndarray, "end column"]:
