@@ -21,6 +21,7 @@ import interp
 from head_patching import patching
 from interp import cli
 from interp.report.run import Run
+from interp.types import Head
 from interp.work.files import write_bytes
 
 MEASURE = "logprob"
@@ -65,7 +66,7 @@ _ENDS = (("mean", ""), ("low", "_low"), ("high", "_high"))
 
 
 def _name(head: pd.Series) -> str:
-    return f"L{int(head['layer'])} H{int(head['head'])}"
+    return str(Head(int(head["layer"]), int(head["head"])))
 
 
 def over_steps(model: str, a: argparse.Namespace) -> pd.DataFrame:

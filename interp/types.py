@@ -7,13 +7,17 @@ scores on, everything is numpy and pandas.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+
+from interp.handle import Handle, OfMaps, OfPhrases, reach
 
 Query = Literal["predicting", "self"]
 """Which row stands for an answer token: the row of the token before it, which predicts it, or its own row."""
@@ -33,10 +37,10 @@ Weighting = Literal["attention", "value"]
 
 
 class Head(NamedTuple):
-    """One attention head, counted from 0: ``Head(14, 24)`` is printed as ``L14 H24``.
+    """One attention head, counted from 0: ``Head(14, 24)`` is printed as ``L14H24``.
 
     >>> print(Head(14, 24))
-    L14 H24
+    L14H24
     >>> Head(14, 24) == (14, 24)
     True
     """
@@ -45,7 +49,7 @@ class Head(NamedTuple):
     head: int
 
     def __str__(self) -> str:
-        return f"L{self.layer} H{self.head}"
+        return f"L{self.layer}H{self.head}"
 
 
 def layer_numbers(layers: tuple[int, ...], count: int) -> tuple[int, ...]:
@@ -57,9 +61,11 @@ def layer_numbers(layers: tuple[int, ...], count: int) -> tuple[int, ...]:
     return layers or tuple(range(count))
 
 
-@dataclass(frozen=True)
-class Target:
+@dataclass(frozen=True, eq=False, repr=False)
+class Target(Handle):
     """What a phrase should point at: a noun or phrase and its exact visible mask in the image's pixels.
+
+    ``mask`` is given as a path, a PIL image, an array, a tensor or COCO's run lengths (`interp.masks.read_mask`).
 
     ``kind``: what in the answer tells this target from the image's others before its name is said: ``free`` if nothing
     does, else the kind of words that do (``attribute``, ``place``, ...); empty where the data set does not say.
@@ -69,11 +75,20 @@ class Target:
     mask: Bool[np.ndarray, "height width"]
     kind: str = field(default="", kw_only=True)
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.mask, np.ndarray) and self.mask.dtype == bool):
+            object.__setattr__(self, "mask", reach("interp.masks", "read_mask")(self.mask))
 
-@dataclass(frozen=True)
-class Sample:
+    def _line(self) -> str:
+        return f"{self.phrase!r}, {self.mask.mean():.1%} of {_size(self.mask.shape)}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sample(Handle):
     """One image with its prompt (plain text, no template, no image placeholder), reference answer and targets.
 
+    ``image`` is given as a path, a PIL image, an array or a tensor (`interp.images.read_image`); ``targets`` as `Target`
+    or as words and masks, ``{"frog": "frog.png"}``, in whatever form masks have (`interp.masks.read_mask`).
     ``id`` tells samples apart, ``image_id`` images: samples of one image share it, and every interval and test takes
     the image for its unit of chance. Unless it is given, a sample has an image of its own.
     """
@@ -88,6 +103,19 @@ class Sample:
     def __post_init__(self) -> None:
         if not self.image_id:
             object.__setattr__(self, "image_id", self.id)
+        if not (isinstance(self.image, np.ndarray) and self.image.dtype == np.uint8 and self.image.ndim == 3):
+            object.__setattr__(self, "image", reach("interp.images", "read_image")(self.image))
+        if isinstance(self.targets, Mapping):
+            object.__setattr__(self, "targets", tuple(Target(phrase, mask) for phrase, mask in self.targets.items()))
+
+    def _line(self) -> str:
+        named = ", ".join(target.phrase for target in self.targets)
+        return f"{self.id!r}, {_size(self.image.shape)}, {self.prompt!r}, targets: {named or 'none'}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tidy: a row per target; ``area`` is its mask's share of the image, 0..1."""
+        rows = [(self.id, t.phrase, t.kind, float(t.mask.mean())) for t in self.targets]
+        return pd.DataFrame(rows, columns=["sample_id", "phrase", "kind", "area"])
 
 
 @dataclass(frozen=True)
@@ -165,8 +193,8 @@ class Phrase:
     tokens: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Capture:
+@dataclass(frozen=True, eq=False, repr=False)
+class Capture(OfMaps):
     """The attention of answer tokens to the image's patches, for every layer and head.
 
     ``attention[i]`` belongs to answer token ``kept[i]`` and holds the softmax over *all* keys, cut to the image's
@@ -196,6 +224,27 @@ class Capture:
     elsewhere: Float[Tensor, "token layer head"] | None = None
     layers: tuple[int, ...] = ()
 
+    def __getitem__(self, phrase: Any) -> Float[Tensor, "layer head row col"]:
+        """The phrase's attention as it is, the mean over the tokens of its root word; see `place`."""
+        return self.maps("none")[phrase]
+
+    def maps(self, normalise: Any = "answer", **how: Any) -> PhraseMaps:
+        """Each phrase's maps; see `interp.phrase_maps`."""
+        return reach("interp.answer.maps", "phrase_maps")(self, normalise, **how)
+
+    def save(self, path: str | Path) -> Path:
+        """The path of the file with all of it (safetensors); see `interp.answer.stored`."""
+        return reach("interp.answer.stored", "save")(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Capture:
+        """What `save` wrote."""
+        return reach("interp.answer.stored", "load")(path)
+
+    def _line(self) -> str:
+        shape = " x ".join(map(str, self.attention.shape))
+        return f"{self.answer[:60]!r}, {len(self)} phrases, attention {shape} (token layer head row col), {self.query}"
+
 
 @dataclass(frozen=True)
 class Skip:
@@ -205,8 +254,8 @@ class Skip:
     reason: str
 
 
-@dataclass(frozen=True)
-class PhraseMaps:
+@dataclass(frozen=True, eq=False, repr=False)
+class PhraseMaps(OfMaps):
     """One map per phrase, layer and head: the mean over the tokens of the phrase's root word.
 
     ``elsewhere`` and ``layers``: as in a `Capture`; the former is attention as it is, whatever the maps' normalisation.
@@ -218,6 +267,15 @@ class PhraseMaps:
     maps: Float[Tensor, "phrase layer head row col"]
     elsewhere: Float[Tensor, "phrase layer head"] | None = None
     layers: tuple[int, ...] = ()
+
+    def __getitem__(self, phrase: Any) -> Float[Tensor, "layer head row col"]:
+        """The maps of a phrase; see `place`."""
+        return self.maps[self.place(phrase)]
+
+    def _line(self) -> str:
+        shape = " x ".join(map(str, self.maps.shape))
+        named = ", ".join(repr(phrase.text) for phrase in self.phrases[:4]) + (", ..." if len(self) > 4 else "")
+        return f"{named}; maps {shape} (phrase layer head row col)"
 
 
 @dataclass(frozen=True)
@@ -248,8 +306,8 @@ class Proposals:
     scores: Float[np.ndarray, "phrase candidate"]
 
 
-@dataclass(frozen=True)
-class Segmentation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Segmentation(OfPhrases):
     """An answer's noun phrases with one mask each, in the image's pixels.
 
     ``points`` are (x, y): the first point prompt, NaN where the map had no highest pixel; its phrase then has an empty
@@ -282,6 +340,18 @@ class Segmentation:
         """(height, width) of the image in pixels."""
         return self.masks.shape[1:]  # type: ignore[return-value]
 
+    def __getitem__(self, phrase: Any) -> Bool[np.ndarray, "height width"]:
+        """The mask of a phrase; see `place`."""
+        return self.masks[self.place(phrase)]
+
+    def show(self, image: Any, **how: Any) -> Any:
+        """A figure of the masks over the image, and the answer in their colours (`interp.plots.segments.overlay`)."""
+        return reach("interp.plots.segments", "overlay")(reach("interp.images", "read_image")(image), self, **how)
+
+    def _line(self) -> str:
+        sized = [f"{p.text!r} {share:.1%}" for p, share in zip(self.phrases[:4], self.masks.mean((1, 2)), strict=False)]
+        return f"{', '.join(sized) or 'no phrases'}{', ...' if len(self) > 4 else ''} of {_size(self.image_size)}"
+
     def to_frame(self) -> pd.DataFrame:
         """Tidy: one row per phrase; ``area`` is the mask's share of the image, 0..1."""
         return pd.DataFrame(
@@ -295,3 +365,8 @@ class Segmentation:
                 "confidence": self.confidence,
             }
         )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    """Width x height, as images' sizes are said."""
+    return f"{shape[1]} x {shape[0]} pixels"

@@ -7,7 +7,7 @@ at i + 0.5; patch centres lie in the middle of their cells (torch's ``align_corn
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,10 +15,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.answer.pixels import box_of
+from interp.heads import read_heads
 from interp.types import Capture, Head, Phrase, PhraseMaps, Rows, View, layer_numbers
 
-Heads = str | Sequence[Head | tuple[int, int]]
-"""``all``: every head (the paper); ``released``: head H-2 of every layer (the released code); or a list."""
+Heads = Any
+"""``all``: every head (the paper); ``released``: head H-2 of every layer (the released code); or heads in any form that
+`interp.heads.read_heads` reads."""
 
 
 def phrase_maps(
@@ -104,9 +106,10 @@ def head_list(heads: Heads, layers: int | Sequence[int], per_layer: int) -> list
     >>> head_list([(0, 9)], layers=2, per_layer=8)
     Traceback (most recent call last):
         ...
-    ValueError: no such heads: (0, 9); expected layer 0..1 and head 0..7
+    ValueError: no such heads: L0H9; expected layer 0..1 and head 0..7
     """
     there = range(layers) if isinstance(layers, int) else layers
+    heads = read_heads(heads)
     if isinstance(heads, str):
         if heads == "all":
             return [Head(layer, head) for layer in there for head in range(per_layer)]
@@ -114,16 +117,15 @@ def head_list(heads: Heads, layers: int | Sequence[int], per_layer: int) -> list
             return [Head(layer, per_layer - 2) for layer in there]
         raise ValueError(
             f"no choice of heads {heads!r} for {per_layer} heads a layer; expected 'all', 'released' (head H-2 of each "
-            "layer, so at least 2) or a list of (layer, head)"
+            "layer, so at least 2) or heads such as L0H1"
         )
-    chosen = [Head(*head) for head in heads]
-    wrong = [h for h in chosen if not (h.layer in there and 0 <= h.head < per_layer)]
-    if wrong or not chosen:
-        came = ", ".join(f"({h.layer}, {h.head})" for h in wrong) or "an empty list"
+    wrong = [h for h in heads if not (h.layer in there and 0 <= h.head < per_layer)]
+    if wrong or not heads:
+        came = ", ".join(map(str, wrong)) or "an empty list"
         raise ValueError(f"no such heads: {came}; expected layer {numbered(there)} and head 0..{per_layer - 1}")
-    if len(set(chosen)) < len(chosen):
-        raise ValueError(f"a head is listed twice in {[str(h) for h in chosen]}; give it a larger weight instead")
-    return chosen
+    if len(set(heads)) < len(heads):
+        raise ValueError(f"a head is listed twice in {[str(h) for h in heads]}; give it a larger weight instead")
+    return heads
 
 
 def numbered(numbers: Sequence[int]) -> str:

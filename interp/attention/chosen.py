@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.attention.watching import Call
+from interp.heads import read_heads
 from interp.types import Head
 
-Heads = Sequence[Any]
-"""(layer, head) pairs for all samples, or one such list per sample."""
+Heads = Any
+"""Heads in any form that `interp.heads.read_heads` reads, for all samples, or one such list per sample."""
 
 
 class Chosen:
     """Heads of all samples, or of each."""
 
     def __init__(self, heads: Heads) -> None:
-        wrong = f"heads must be (layer, head) pairs, or one list of them per sample; got {heads!r}"
+        wrong = f"heads must be (layer, head) pairs, L0H1, ..., or one list of them per sample; got {heads!r}"
         try:
-            flat = all(_is_pair(h) for h in heads)
-            self.each = [[Head(*map(int, h)) for h in own] for own in ([heads] if flat else heads)]
+            self.each = [_named(own) for own in ([heads] if _is_flat(heads) else heads)]
         except (TypeError, ValueError) as error:
             raise ValueError(wrong) from error
         if any(h.layer < 0 or h.head < 0 for own in self.each for h in own):
@@ -48,8 +48,18 @@ class Chosen:
         return mask
 
 
-def _is_pair(x: Any) -> bool:
-    return isinstance(x, Head) or (len(x) == 2 and all(isinstance(i, int) or not hasattr(i, "__len__") for i in x))
+def _is_flat(heads: Any) -> bool:
+    """Whether these are heads, and not such for each sample."""
+    if isinstance(heads, str | Head | pd.DataFrame):
+        return True
+    return all(isinstance(h, str) or (len(h) == 2 and not any(hasattr(i, "__len__") for i in h)) for h in heads)
+
+
+def _named(heads: Any) -> list[Head]:
+    found = read_heads(heads)
+    if isinstance(found, str):
+        raise ValueError(f"{found!r} depends on the model; expected a list of heads")
+    return found
 
 
 def contains(rows: Int[Tensor, "#batch row"], call: Call) -> Bool[Tensor, "#batch row"]:

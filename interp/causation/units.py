@@ -49,7 +49,7 @@ def units_of(heads: Any, layers: int | Sequence[int], per_layer: int, draws: int
 
     >>> units = units_of({"best": [(0, 1), (1, 0)]}, layers=2, per_layer=2, draws=4, seed=0)
     >>> [str(head) for head in units.asked[0]], [str(head) for head in units.all[units.nulls[0][0]]]
-    (['L0 H1', 'L1 H0'], ['L0 H0', 'L1 H0'])
+    (['L0H1', 'L1H0'], ['L0H0', 'L1H0'])
     """
     named = _named(heads, layers, per_layer)
     units: dict[Unit, int] = {}

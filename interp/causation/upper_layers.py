@@ -20,7 +20,6 @@ from interp.attention.watching import attention_modules
 from interp.models._lmm import LMM
 from interp.models._next import next_inputs
 
-
 TOKENWISE = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 """Arguments of a model that have a number for each token; what it makes of pixels is in the hidden states already."""
 

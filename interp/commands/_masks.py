@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import TYPE_CHECKING, Any
 
 from interp.commands import _options
@@ -11,9 +10,7 @@ from interp.commands import _options
 if TYPE_CHECKING:
     from interp.answer.maps import Heads
     from interp.models._lmm import LMM
-    from interp.report.run import Run
     from interp.segmentation.method import Method
-    from interp.types import Head
 
 OPTIONS = ("prompting", "choice", "min_confidence", "merge", "weights", "end", "remove_corners")
 
@@ -23,8 +20,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--segmenter", metavar="S", help="see: interp list (default: mini-sam if shipped, else threshold)")
     sub.add_argument("--checkpoint", metavar="P", help="the segmenter's weights: folder or hub id")
     sub.add_argument("--preset", choices=("paper", "released"), help="arXiv 2410.08209, or what its code does")
-    sub.add_argument("--heads", metavar="H", help="all, released, 14:24,14:26,... or top3 of --ranking (default: all)")
-    sub.add_argument("--ranking", metavar="DIR", help="the folder of an `interp rank` run, for --heads topK")
+    _options.heads(sub)
     _options.by(sub)
     sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one per head (default: the mean)")
     sub.add_argument(
@@ -48,7 +44,7 @@ def method_options(options: argparse.Namespace) -> dict[str, Any]:
     if "choice" in given and given["choice"].isdigit():
         given["choice"] = int(given["choice"])
     if options.heads is not None:
-        given["heads"] = heads_of(options.heads, options.ranking, getattr(options, "by", None))
+        given["heads"] = heads_of(options)
     elif options.ranking is not None:
         raise ValueError("--ranking says where heads are ranked; say how many to take, e.g. --heads top3")
     if options.drop_invisible:
@@ -56,23 +52,11 @@ def method_options(options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def heads_of(text: str, ranking: str | None = None, by: str | None = None) -> Heads:
-    """Heads as the command line names them: ``all``, ``released``, ``14:24,14:26``, or ``top3`` of a ranking's folder.
+def heads_of(options: argparse.Namespace) -> Heads:
+    """What --heads, --ranking and --by mean."""
+    from interp.heads import read_heads
 
-    Raises:
-        ValueError: none of these, or ``topK`` without a ranking.
-    """
-    from interp.types import Head
-
-    if text in ("all", "released"):
-        return text
-    if best := re.fullmatch(r"top(\d+)", text):
-        if ranking is None:
-            raise ValueError(f"--heads {text} needs --ranking DIR, the folder of an `interp rank` run")
-        return top_heads(ranking, int(best[1]), by)
-    if not re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
-        raise ValueError(f"--heads {text!r} is none of: all, released, LAYER:HEAD,LAYER:HEAD,... , topK with --ranking")
-    return [Head(*(int(number) for number in head.split(":"))) for head in text.split(",")]
+    return read_heads(options.heads, options.ranking, getattr(options, "by", None))
 
 
 def check_heads(method: Method, lmm: LMM) -> None:
@@ -88,39 +72,6 @@ def check_heads(method: Method, lmm: LMM) -> None:
 
     layers = layers_with_heads(lmm)
     reduce_heads(torch.zeros(1, len(layers), lmm.heads, 1, 1), method.heads, method.weights, layers)
-
-
-def top_heads(folder: str, k: int, by: str | None = None) -> list[Head]:
-    """The k best heads of a ranking's headline metric, best first; by ``specificity`` or ``mean`` (None: as it chose).
-
-    Raises:
-        FileNotFoundError: the folder holds no ranking.
-        ValueError: fewer heads than that have a score, or what lies there is not as a ranking writes it.
-    """
-    from pandas.errors import UndefinedVariableError
-
-    from interp.report.run import Run
-
-    found = Run.read(folder)
-    try:
-        return _top(found, folder, k, by)
-    except (AttributeError, KeyError, TypeError, UndefinedVariableError) as error:
-        raise ValueError(f"{folder} is not as `interp rank` writes it ({error!r:.200}); rank anew") from error
-
-
-def _top(found: Run, folder: str, k: int, by: str | None) -> list[Head]:
-    from interp.types import Head
-
-    main = found.manifest.get("about", {}).get("headline")
-    if main is None:
-        raise FileNotFoundError(f"{folder} holds no finished ranking; make one with `interp rank ... --out {folder}`")
-    chosen = by or found.manifest["about"].get("by", {}).get(main, "mean")
-    higher = chosen == "specificity" or found.manifest["about"]["metrics"][main]["higher_is_better"]
-    heads = found.read_table("heads").query("metric == @main").dropna(subset=[chosen])
-    ordered = heads.sort_values([chosen, "layer", "head"], ascending=[not higher, True, True])
-    if not 1 <= k <= len(ordered):
-        raise ValueError(f"top{k}: the ranking in {folder} has {len(ordered)} heads with a {main}; expected 1 to that")
-    return [Head(int(row.layer), int(row.head)) for row in ordered.head(k).itertuples()]  # type: ignore[arg-type]
 
 
 def weights_of(segmenter: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 
 def model_and_data(sub: argparse.ArgumentParser) -> None:
@@ -81,6 +82,25 @@ def by(sub: argparse.ArgumentParser) -> None:
         choices=("specificity", "mean"),
         help="choose heads by how well they tell the named thing from others, or by their score (default: the first)",
     )
+
+
+def heads(sub: argparse.ArgumentParser) -> None:
+    """--heads and --ranking: which heads; every form of `interp.heads` is read."""
+    sub.add_argument(
+        "--heads",
+        nargs="+",
+        action=Joined,
+        metavar="H",
+        help="L14H24 L14H26 ..., all, released, or top3 of --ranking (default: all); 14:24,14:26 is read too",
+    )
+    sub.add_argument("--ranking", metavar="DIR", help="an `interp rank` run or its heads.parquet, for --heads topK")
+
+
+class Joined(argparse.Action):
+    """Several words as one text."""
+
+    def __call__(self, parser: Any, options: argparse.Namespace, words: Any, name: str | None = None) -> None:
+        setattr(options, self.dest, " ".join(words))
 
 
 def row(sub: argparse.ArgumentParser) -> None:

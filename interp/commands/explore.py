@@ -20,8 +20,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     _options.said(sub)
     sub.add_argument("--beside", metavar="MODEL", help="a second model on the same image")
     sub.add_argument("--checkpoints", action="store_true", help="every checkpoint of MODEL's series, with a slider")
-    sub.add_argument("--heads", metavar="H", help="14:24,14:26,... or top20 of --ranking (default: all)")
-    sub.add_argument("--ranking", metavar="DIR", help="the folder of an `interp rank` run, for --heads topK")
+    _options.heads(sub)
     sub.add_argument("--segmenter", metavar="S", help="show the mask that it gives at a map's peak (see: interp list)")
     sub.add_argument("--checkpoint", metavar="P", help="the segmenter's weights: folder or hub id")
     sub.add_argument(
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     if options.checkpoints and options.beside:
         raise ValueError("--checkpoints shows one model's series and --beside another model; give one of them")
     image = read_image(options.image)
-    heads = "all" if options.heads is None else _masks.heads_of(options.heads, options.ranking)
+    heads = "all" if options.heads is None else _masks.heads_of(options)
     segmenter: Any = None
     if options.segmenter is not None:
         segmenter = interp.load_segmenter(options.segmenter, options.checkpoint, options.device)

@@ -14,6 +14,7 @@ from matplotlib.collections import LineCollection
 from interp.plots.heads import known, square
 from interp.plots.style import NULL
 from interp.statistics.intervals import mean
+from interp.types import Head
 
 LEADERS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00")
 
@@ -79,6 +80,6 @@ def _curve(axes: Axes, rows: pd.DataFrame, own: pd.DataFrame, layer: int, head: 
     onset = float(square(own, kind.onset)[layer, head])
     note = f"from step {onset:g}" if np.isfinite(onset) else "no onset"
     axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(steps, means, color=colour, marker="o", markersize=3, label=f"L{layer} H{head}, {note}")
+    axes.plot(steps, means, color=colour, marker="o", markersize=3, label=f"{Head(layer, head)}, {note}")
     start = steps == onset
     axes.scatter(steps[start], means[start], s=70, facecolors="none", edgecolors=colour, linewidths=1.6, zorder=4)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp.plots.style import BEST, MEAN, NULL, style, words
+from interp.types import Head
 
 MEASURES = {
     "logprob": "fall of log-probability (nats)",
@@ -50,7 +51,7 @@ def against(heads: pd.DataFrame, metric: str, measure: str, rho: pd.Series | Non
         for i in sorted(named):
             row = rows.loc[i]
             axes.annotate(
-                f"L{int(row['layer'])} H{int(row['head'])}", (row["mean_x"], row["mean_y"]), xytext=(4, 3),
+                str(Head(int(row["layer"]), int(row["head"]))), (row["mean_x"], row["mean_y"]), xytext=(4, 3),
                 textcoords="offset points", fontsize=7,
             )  # fmt: skip
         said = "" if rho is None else f"\nSpearman's ρ {rho['rho']:.2f} [{rho['low']:.2f}, {rho['high']:.2f}]"

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from interp.plots.heads import known, select, square
 from interp.plots.style import NULL, SCORES, layer_label, style, words
+from interp.types import Head
 
 MODELS = ("#0072b2", "#d55e00")
 """Model A, model B."""
@@ -65,7 +66,7 @@ def side_by_side(
                 means, cmap=SCORES if higher_is_better else f"{SCORES}_r", vmin=low, vmax=high, aspect="auto"
             )
             best = np.unravel_index(np.nanargmax(means if higher_is_better else -means), means.shape)
-            _frame(axes, means.shape, f"{name}\nbest L{best[0]} H{best[1]}: {means[best]:.3g}", there)
+            _frame(axes, means.shape, f"{name}\nbest {Head(*map(int, best))}: {means[best]:.3g}", there)
         bar = figure.colorbar(image, ax=grid[: len(maps)], pad=0.02)
         shown = words(metric) if by == "mean" else f"{words(metric)}, specificity"
         bar.set_label(f"{shown}, {'higher' if higher_is_better else 'lower'} is better")

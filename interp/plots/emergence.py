@@ -17,6 +17,7 @@ from PIL import Image
 from interp.plots._curves import LEADERS, THINGS, WORDS, column, field_of, leaders_of
 from interp.plots.heads import known, select, square
 from interp.plots.style import MEAN, SCORES, layer_label, style, words
+from interp.types import Head
 
 LOSS = "caption loss\n[nats a token]"
 
@@ -142,7 +143,9 @@ def layer_onsets(onsets: pd.DataFrame, heads: pd.DataFrame, metric: str) -> Figu
         panels = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
         for axes, kind in zip(panels, kinds, strict=True):
             _dots(axes, layers, column(own, kind.onset))
-            axes.set(ylabel=layer_label(rows["layer"]), title=f"{words(metric)}: where and when heads come to {kind.said}")
+            axes.set(
+                ylabel=layer_label(rows["layer"]), title=f"{words(metric)}: where and when heads come to {kind.said}"
+            )
             _stages(axes, rows, names=False)
         _step_axis(panels[-1], rows)
     return figure
@@ -181,7 +184,7 @@ def _map(axes: Axes, rows: pd.DataFrame, step: int, higher_is_better: bool):
     name = ""
     if np.isfinite(signed).any():
         best = np.unravel_index(np.nanargmax(signed), means.shape)
-        name = f": L{best[0]} H{best[1]} {means[best]:.2f}"
+        name = f": {Head(*map(int, best))} {means[best]:.2f}"
     axes.set_title(f"step {step}{name}", fontsize=8)
     axes.tick_params(length=0, labelsize=7)
     axes.spines[:].set_visible(False)

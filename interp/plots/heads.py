@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 from interp.plots.style import BEST, SCORES, layer_label, style, words
+from interp.types import Head
 
 _ROOM_FOR_NUMBERS = 16
 
@@ -54,7 +55,7 @@ def heat_map(
         image = axes.imshow(means, cmap=SCORES if higher_is_better else f"{SCORES}_r", aspect="auto")
         axes.set(xlabel="head", ylabel=layer_label(rows["layer"]))
         said = f"{title}:" if title else f"{words(metric)}: best is"
-        axes.set_title(f"{said} L{best[0]} H{best[1]} with {means[best]:.3g}")
+        axes.set_title(f"{said} {Head(*map(int, best))} with {means[best]:.3g}")
         _ticks(axes, means.shape)
         _write(axes, means, signed, image)
         marked = _mark(axes, rows, level)

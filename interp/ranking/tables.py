@@ -79,7 +79,9 @@ def _localization(mass: np.ndarray, entropy: np.ndarray, layers: tuple[int, ...]
     """The mask-free ranking, and beside it how often the published code's threshold would choose each head."""
     published = mask_free(mass, entropy, first_layer=2, published=True, layers=layers)
     beside = published.assign(frequency_as_published=published["frequency"])
-    return mask_free(mass, entropy, layers=layers).merge(beside[["layer", "head", "frequency_as_published"]], on=["layer", "head"])
+    return mask_free(mass, entropy, layers=layers).merge(
+        beside[["layer", "head", "frequency_as_published"]], on=["layer", "head"]
+    )
 
 
 def join(done: Sequence[Batch], name: str, metric: Metric) -> HeadScores:

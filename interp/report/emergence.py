@@ -199,7 +199,7 @@ def _head(row: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def _name(row: Mapping[Any, Any]) -> str:
-    return f"L{row['layer']} H{row['head']}"
+    return str(Head(int(row["layer"]), int(row["head"])))
 
 
 def _step_row(row: Mapping[Any, Any], metrics: Sequence[str]) -> dict[str, Any]:

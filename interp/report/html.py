@@ -15,6 +15,7 @@ import pandas as pd
 
 from interp.explorer.page import digest
 from interp.report.run import Run
+from interp.types import Head
 from interp.work.files import write_bytes
 
 LEVEL = 0.05
@@ -75,7 +76,7 @@ def ordered(heads: pd.DataFrame, metric: str) -> list[dict[Any, Any]]:
 
 
 def head_name(row: Mapping[Any, Any]) -> str:
-    return f"L{int(row['layer'])} H{int(row['head'])}"
+    return str(Head(int(row["layer"]), int(row["head"])))
 
 
 def interval(row: Any) -> str:

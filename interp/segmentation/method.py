@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from interp.answer.maps import Heads
+from interp.heads import read_heads
 
 Prompting = Literal["argmax", "peaks", "box", "mask"]
 
@@ -57,6 +58,7 @@ class Method:
     merge_above: float = 0.75
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", read_heads(self.heads))
         for name, value, known in (("prompting", self.prompting, Prompting), ("merge", self.merge, Merge)):
             if value not in get_args(known):
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(known)))}")

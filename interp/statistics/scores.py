@@ -28,7 +28,7 @@ class HeadScores:
     >>> values = np.array([[[0.2, 0.9]], [[0.4, np.nan]]])  # 2 phrases, a layer, 2 heads
     >>> scores = HeadScores("nss", True, ("1.jpg", "2.jpg"), ("a dog", "a cat"), values)
     >>> scores.mean().round(2).tolist(), [str(head) for head in scores.top(1)]
-    ([[0.3, 0.9]], ['L0 H1'])
+    ([[0.3, 0.9]], ['L0H1'])
     >>> len(scores.to_frame())
     4
     """

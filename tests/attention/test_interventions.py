@@ -238,8 +238,8 @@ def of_two_heads():
     ("make", "message"),
     [
         (lambda m: interp.ablate(m, [(7, 0)]), "layers"),
-        (lambda m: interp.ablate(m, [(0, 9)]), "no head L0 H9"),
-        (lambda m: interp.ablate(m, ["L0 H1"]), "pairs"),
+        (lambda m: interp.ablate(m, [(0, 9)]), "no head L0H9"),
+        (lambda m: interp.ablate(m, ["best"]), "pairs"),
         (lambda m: interp.ablate(m, [(0, -1)]), "pairs"),
         (lambda m: interp.ablate(m, [(0, 1)], "median"), "mode is 'median'"),
         (lambda m: interp.ablate(m, [(0, 1)], "mean"), "interp.reference"),

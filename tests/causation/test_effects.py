@@ -61,7 +61,7 @@ def test_effects_of_all_heads_are_those_of_one_full_pass_per_head_and_sample(tin
     import contextlib
 
     reference = None if mode == "zero" else interp.reference(tiny_lmm, samples, draws=5, **QUIET)
-    heads = {"L0 H1": [(0, 1)], "L2 H3": [(2, 3)], "both": [(1, 0), (2, 2)]}
+    heads = {"L0H1": [(0, 1)], "L2H3": [(2, 3)], "both": [(1, 0), (2, 2)]}
     found = interp.effects(
         tiny_lmm, samples, heads, mode, where=where, reference=reference, draws=1, batch=3, copies=4, seed=3, **QUIET
     )

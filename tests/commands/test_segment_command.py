@@ -12,9 +12,8 @@ from PIL import Image
 
 import interp
 from interp import cli
-from interp.commands._masks import heads_of, method_options, top_heads
+from interp.commands._masks import method_options
 from interp.report.run import Run
-from interp.types import Head
 
 ANSWER = "A brown dog sits on a red chair in the image."
 
@@ -79,7 +78,7 @@ def test_the_folder_holds_overlay_tables_masks_and_report(model, image, tmp_path
     ("more", "message"),
     [
         (["--segmenter", "tresholt"], "did you mean 'threshold'"),
-        (["--heads", "best"], "LAYER:HEAD"),
+        (["--heads", "best"], "L14H24"),
         (["--heads", "top3"], "--ranking"),
         (["--preset", "paper", "--heads", "released"], "settles heads"),
         (["--image-id", "../42"], "file name"),
@@ -90,39 +89,6 @@ def test_bad_input_is_one_clear_message_before_a_model_is_loaded(image, tmp_path
     assert cli.main(command("/no/such/model", image, tmp_path / "run", *more)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def test_heads_are_named_as_everywhere(tmp_path):
-    assert heads_of("all") == "all"
-    assert heads_of("3:1,0:2") == [Head(3, 1), Head(0, 2)]
-
-
-def test_top_heads_are_those_of_the_ranking_best_first(tmp_path):
-    import pandas as pd
-
-    run = Run.open(tmp_path / "ranking", {})
-    rows = [("nss", 0, 0, 9.0, 0.9), ("entropy", 0, 0, 3.0, 0.1), ("entropy", 0, 1, 1.0, 0.2)]
-    rows += [("entropy", 1, 0, 2.0, 0.3), ("entropy", 1, 1, float("nan"), float("nan"))]
-    run.write_table("heads", pd.DataFrame(rows, columns=["metric", "layer", "head", "mean", "specificity"]))
-    run.manifest["about"] = {"headline": "entropy", "metrics": {"entropy": {"higher_is_better": False}}}
-    run.finish()
-    folder = str(tmp_path / "ranking")
-    assert top_heads(folder, 2) == [Head(0, 1), Head(1, 0)]
-    assert heads_of("top1", folder) == [Head(0, 1)]
-    assert heads_of("top2", folder, "specificity") == [Head(1, 0), Head(0, 1)]
-    run.manifest["about"]["by"] = {"entropy": "specificity"}
-    run.save_manifest()
-    assert heads_of("top2", folder) == [Head(1, 0), Head(0, 1)]  # as the ranking itself chose
-    assert heads_of("top2", folder, "mean") == [Head(0, 1), Head(1, 0)]
-    with pytest.raises(ValueError, match="3 heads"):
-        top_heads(folder, 4)
-    with pytest.raises(FileNotFoundError):
-        top_heads(str(tmp_path), 1)
-    for about in ([], {"headline": "nss", "metrics": {}}, {"headline": "entropy", "by": []}):
-        run.manifest["about"] = about
-        run.save_manifest()
-        with pytest.raises(ValueError, match="not as `interp rank` writes it"):
-            top_heads(folder, 1)
 
 
 def test_options_left_out_stay_the_methods_own():

@@ -189,7 +189,7 @@ def test_another_run_in_the_folder_is_refused_and_force_starts_over(model, tmp_p
         ("referring", "scenes", ("--answers", "generated"), "leave out answers='generated'"),
         ("narrative", "scenes", ("--merge", "drop"), "needs a mask for every phrase"),
         ("gcg", "scenes", ("--encoder", "/nosuch"), "no text encoder '/nosuch'"),
-        ("gcg", "scenes", ("--heads", "top3"), "needs --ranking"),
+        ("gcg", "scenes", ("--heads", "top3"), "--ranking"),
         ("gcg", "gcg", (), "no folder given"),
         ("gcg", "scenes", ("--split", "nosuch"), "no split 'nosuch'"),
         ("instances", "scenes", ("--predictions", "x"), "can be scored for gcg"),

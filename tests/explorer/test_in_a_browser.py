@@ -99,7 +99,7 @@ def test_a_click_on_a_word_and_on_a_head_shows_that_heads_map_of_that_word(visit
     tab.locator(".ix-phrase", has_text="a mushroom").click()
     tab.locator(".ix-heads").click(position=at(tab, 3, 5))
     unit = [u["text"] for u in panel["units"]].index("a mushroom")
-    assert caption(tab).startswith("L3 H5")
+    assert caption(tab).startswith("L3H5")
     assert highest(panel, 0, unit, 3 * 8 + 5) in caption(tab)
     tab.get_by_role("button", name="scene", exact=True).click()  # a token that names nothing
     assert "specificity of pointing game –" in caption(tab)
@@ -109,9 +109,9 @@ def test_keys_move_between_heads_and_between_words(visit, scene_page):
     tab = visit(scene_page[0], "#phrase=1&head=L0H7")
     tab.locator(".ix-heads").focus()
     tab.keyboard.press("ArrowDown")
-    assert caption(tab).startswith("L1 H7")
+    assert caption(tab).startswith("L1H7")
     tab.keyboard.press("ArrowRight")  # round the edge
-    assert caption(tab).startswith("L1 H0")
+    assert caption(tab).startswith("L1H0")
     tab.keyboard.press("Space")
     assert "--heads 1:0" in tab.locator(".ix-chosen").inner_text()
     tab.locator(".ix-phrase").nth(1).focus()
@@ -121,12 +121,12 @@ def test_keys_move_between_heads_and_between_words(visit, scene_page):
 
 def test_a_link_reopens_the_view_it_was_copied_from(visit, scene_page):
     tab = visit(scene_page[0], "#phrase=3&head=L2H4&query=self&normalise=none&metric=image_mass&heads=L0H3,L2H4")
-    tab.wait_for_function("document.querySelector('.ix-caption').textContent.startsWith('L2 H4 · image mass')")
+    tab.wait_for_function("document.querySelector('.ix-caption').textContent.startsWith('L2H4 · image mass')")
     assert pressed(tab) == "a cherry"
     assert "--heads 0:3,2:4" in tab.locator(".ix-chosen").inner_text()
     before, link = caption(tab), tab.evaluate("location.hash")
     again = visit(scene_page[0], link)
-    again.wait_for_function("document.querySelector('.ix-caption').textContent.startsWith('L2 H4 · image mass')")
+    again.wait_for_function("document.querySelector('.ix-caption').textContent.startsWith('L2H4 · image mass')")
     assert caption(again) == before and again.evaluate("location.hash") == link
 
 
@@ -176,7 +176,7 @@ def test_a_slider_goes_through_the_checkpoints_and_keeps_word_and_head(visit, tm
     assert "step 6160" in tab.locator(".ix-view h3").inner_text()
     tab.get_by_label("checkpoint", exact=True).press("ArrowLeft")
     tab.wait_for_function("document.querySelector('.ix-view h3').textContent.includes('step 500')")
-    tab.wait_for_function("document.querySelector('.ix-caption').textContent.startsWith('L1 H1')")
+    tab.wait_for_function("document.querySelector('.ix-caption').textContent.startsWith('L1H1')")
     assert highest(made.contents["panels"][1], 0, 2, 9) in caption(tab)
     assert pressed(tab) == "a frog"
 
@@ -192,7 +192,7 @@ def test_two_models_side_by_side_are_moved_together(visit, tmp_path):
     tab.wait_for_selector('.ix[data-state="drawn"]')
     captions = [tab.locator(".ix-caption").nth(i).inner_text() for i in (0, 1)]
     for text, panel in zip(captions, made.contents["panels"], strict=True):
-        assert text.startswith("L4 H2") and highest(panel, 0, 3, 4 * 8 + 2) in text
+        assert text.startswith("L4H2") and highest(panel, 0, 3, 4 * 8 + 2) in text
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -219,8 +219,8 @@ def test_whoever_cannot_see_it_is_told_what_is_shown(visit, scene_page):
     nameless = """() => [...document.querySelectorAll('button, select, input, canvas')].filter(
         (e) => !(e.textContent || e.getAttribute('aria-label') || e.closest('label'))).length"""
     assert tab.evaluate(nameless) == 0
-    assert "a cup: L2 H4" in tab.locator('[role="status"]').inner_text()
-    assert tab.locator(".ix-image").get_attribute("aria-label").startswith("Map of “a cup”: L2 H4")
+    assert "a cup: L2H4" in tab.locator('[role="status"]').inner_text()
+    assert tab.locator(".ix-image").get_attribute("aria-label").startswith("Map of “a cup”: L2H4")
 
 
 def test_a_7b_page_opens_in_two_seconds_and_answers_a_click_in_a_tenth(visit, tmp_path):

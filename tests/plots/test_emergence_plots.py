@@ -38,7 +38,7 @@ def test_the_leading_heads_curve_is_its_means_and_its_onset_is_ringed(tables, wi
     figure = plots.growth(heads, onsets, "nss", steps if with_loss else None)
     axes = figure.axes[0]
     assert len(figure.axes) == 1 + with_loss and "1 of 12 heads" in axes.get_title(loc="left")
-    (line,) = [line for line in axes.lines if line.get_label() == "L1 H2, from step 20"]
+    (line,) = [line for line in axes.lines if line.get_label() == "L1H2, from step 20"]
     np.testing.assert_allclose(line.get_ydata(), heads.query("layer == 1 and head == 2")["mean"])
     rings = [tuple(c.get_offsets()[0]) for c in axes.collections if len(c.get_offsets()) == 1 and c.get_zorder() == 4]
     assert len(rings) == 1 and rings[0][0] == 20
@@ -56,7 +56,7 @@ def test_two_series_stand_side_by_side_on_one_axis_of_steps_each_with_its_own_nu
     assert first.get_xlim() == second.get_xlim() and first.get_ylim() == second.get_ylim()
     titles = [axes.get_title(loc="left") for axes in (first, second)]
     assert titles == ["one: 1 of 12 heads", "other: 0 of 12 heads"]
-    (line,) = [line for line in second.lines if line.get_label() == "L1 H2, no onset"]
+    (line,) = [line for line in second.lines if line.get_label() == "L1H2, no onset"]
     np.testing.assert_allclose(line.get_ydata(), heads.query("layer == 1 and head == 2 and step > 0")["mean"] / 2)
     np.testing.assert_allclose(line.get_xdata(), [15, 60, 300])
 
@@ -65,12 +65,12 @@ def test_maps_of_all_steps_share_one_scale_and_name_each_steps_best_head(tables)
     figure = plots.small_multiples(tables[0], "nss")
     images = [axes.images[0] for axes in figure.axes if axes.images]
     assert len(images) == 4 and len({image.get_clim() for image in images}) == 1
-    assert figure.axes[3].get_title(loc="left").startswith("step 100: L1 H2")
+    assert figure.axes[3].get_title(loc="left").startswith("step 100: L1H2")
     assert images[3].get_array()[1, 2] == pytest.approx(
         tables[0].query("step == 100 and layer == 1 and head == 2")["mean"].item()
     )
     lower = plots.small_multiples(tables[0], "nss", higher_is_better=False)
-    assert not lower.axes[3].get_title(loc="left").startswith("step 100: L1 H2")
+    assert not lower.axes[3].get_title(loc="left").startswith("step 100: L1H2")
 
 
 def test_the_animation_has_a_frame_for_each_step_and_rests_on_the_last(tables):

@@ -41,7 +41,7 @@ def test_every_cell_of_the_heat_map_shows_its_own_head():
     np.testing.assert_array_equal(shown, MEANS)
     texts = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in figure.axes[0].texts}
     assert texts == {(0, 0): ".10", (0, 1): ".20", (0, 2): ".30", (1, 0): ".60", (1, 1): ".15"}
-    assert framed(figure) == (1, 0) and "L1 H0 with 0.6" in figure.axes[0].get_title(loc="left")
+    assert framed(figure) == (1, 0) and "L1H0 with 0.6" in figure.axes[0].get_title(loc="left")
 
 
 def test_where_low_is_better_the_lowest_head_is_the_best_and_the_brightest():

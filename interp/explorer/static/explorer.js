@@ -111,7 +111,7 @@ function digits(value) {
   return Math.abs(value) < 0.001 && value !== 0 ? value.toExponential(1) : value.toFixed(3);
 }
 
-const headName = (panel, head) => `L${panel.layers[Math.floor(head / panel.heads)]} H${head % panel.heads}`;
+const headName = (panel, head) => `L${panel.layers[Math.floor(head / panel.heads)]}H${head % panel.heads}`;
 const headPair = (panel, head) => [panel.layers[Math.floor(head / panel.heads)], head % panel.heads];
 const wordsOf = (name) => name.replaceAll("_", " ");
 
