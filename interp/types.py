@@ -72,7 +72,7 @@ class Target(Handle):
     """
 
     phrase: str
-    mask: Bool[np.ndarray, "height width"]
+    mask: Bool[np.ndarray, "height width"] | Any
     kind: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -94,10 +94,10 @@ class Sample(Handle):
     """
 
     id: str
-    image: UInt8[np.ndarray, "height width 3"]
+    image: UInt8[np.ndarray, "height width 3"] | Any
     prompt: str
     answer: str | None = None
-    targets: tuple[Target, ...] = ()
+    targets: tuple[Target, ...] | Any = ()
     image_id: int | str = ""
 
     def __post_init__(self) -> None:

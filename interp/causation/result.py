@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from interp.causation.units import Units
+from interp.handle import OfTables
 from interp.statistics.scores import HeadScores
 from interp.types import Skip
 
 
-@dataclass(frozen=True)
-class Cause:
+@dataclass(frozen=True, eq=False, repr=False)
+class Cause(OfTables):
     """What a study found; effects are harm, positive where the model does worse (`interp.effects`).
 
     ``heads``: a row per metric, layer and head (`summary.summarise`), the grounding metric first, then each measure of
@@ -36,9 +37,18 @@ class Cause:
     skipped: tuple[Skip, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
 
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table by its name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("skipped", "manifest")}
+    def plot(self, measure: str = "logprob", **how: Any) -> Any:
+        """Each head's grounding against what its loss does; ``how`` as `interp.plots.cause.against` takes it."""
+        from interp.plots.cause import against
+
+        rho = self.correlation.set_index("measure").loc[measure] if len(self.correlation) else None
+        return against(self.heads, self.manifest["metric"], measure, rho, **how)
+
+    def _line(self) -> str:
+        phrases, images = len(self.phrases), self.phrases["image_id"].nunique()
+        return (
+            f"{self.manifest['metric']}, {phrases} phrases of {images} images, sets: {', '.join(self.manifest['sets'])}"
+        )
 
 
 class NothingToMeasure(ValueError):
@@ -48,8 +58,8 @@ class NothingToMeasure(ValueError):
     """
 
 
-@dataclass(frozen=True)
-class Effects:
+@dataclass(frozen=True, eq=False, repr=False)
+class Effects(OfTables):
     """What a run found; every effect is a harm, positive where the model does worse.
 
     ``scores``: measure -> `HeadScores` whose heads are the units (of one layer), with the mean of each unit's random
@@ -66,3 +76,22 @@ class Effects:
     units: Units
     skipped: tuple[Skip, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
+
+    def to_frame(self, table: str = "frame") -> pd.DataFrame:
+        """Tidy, a row per measure and unit; or the ``phrases``."""
+        return self[table]
+
+    def plot(self, measure: str = "logprob", **how: Any) -> Any:
+        """Single heads over layers and heads (`interp.plots.heads.heat_map`), sets beside random ones
+        (`interp.plots.cause.sets`)."""
+        from interp.plots.cause import MEASURES, sets
+        from interp.plots.heads import heat_map
+
+        if (self.frame["size"] > 1).any():
+            return sets(self.frame, measure, **how)
+        said = {"title": f"greatest {MEASURES[measure]}", "label": MEASURES[measure]}
+        return heat_map(self.frame.rename(columns={"measure": "metric"}), measure, **{**said, **how})
+
+    def _line(self) -> str:
+        measures = ", ".join(self.scores)
+        return f"{len(self.units.names)} units, {len(self.phrases)} phrases, {measures}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from interp.handle import OfTables
 from interp.ranking.result import TOP
 from interp.statistics.scores import HeadScores
 from interp.types import Skip
@@ -48,8 +49,8 @@ class Measured:
     manifest: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(OfTables):
     """What `compare` found; every frame is tidy, ``model`` holds the models' names.
 
     ``models``: a row per model: sizes, phrases, noun recall (0..1) with interval. ``scores``: a row per quantity
@@ -72,6 +73,17 @@ class Comparison:
     skipped: tuple[tuple[str, Skip], ...]
     manifest: dict[str, Any] = field(default_factory=dict)
 
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table by its name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("skipped", "manifest")}
+    def plot(self, metric: str | None = None, **how: Any) -> Any:
+        """Every paired difference of the first metric (or another); ``how`` as `interp.plots.compare.effects` takes it:
+        of specificity where it is defined, unless ``quantity`` says otherwise."""
+        from interp.plots.compare import effects
+
+        metric = metric or self.manifest["metrics"][0]
+        own = self.differences[(self.differences["metric"] == metric) & self.differences["difference"].notna()]
+        quantity = "specificity" if "specificity" in set(own["quantity"]) else "score"
+        return effects(self.differences, metric, **{"quantity": quantity, **how})
+
+    def _line(self) -> str:
+        first, second = self.manifest["names"]
+        metrics = ", ".join(self.manifest["metrics"])
+        return f"{second!r} beside {first!r}, {self.manifest['paired']} paired phrases, {metrics}"

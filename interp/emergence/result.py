@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from interp.handle import Handle, OfTables
 from interp.statistics.scores import HeadScores
 from interp.types import Head, Sample
 
@@ -27,8 +29,8 @@ class Measurement:
     named: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Emergence:
+@dataclass(frozen=True, eq=False, repr=False)
+class Emergence(OfTables):
     """What a series showed; every frame is tidy.
 
     ``heads``: a row per step, metric and head (`summary.statistics`, with ``stage``). ``onsets``: a row per metric and
@@ -51,6 +53,22 @@ class Emergence:
         last = self.leaders.query("metric == @metric and step == step.max()").sort_values("place").head(k)
         return [Head(int(layer), int(head)) for layer, head in last[["layer", "head"]].to_numpy()]
 
+    @property
+    def metrics(self) -> list[str]:
+        """What was measured, in the order in which it was asked for."""
+        return list(dict.fromkeys(self.heads["metric"]))
+
+    def plot(self, metric: str | None = None, **how: Any) -> Any:
+        """Curves over training of the first metric (or another); ``how`` as `interp.plots.emergence.growth` takes it."""
+        from interp.plots.emergence import growth
+
+        return growth(self.heads, self.onsets, metric or self.metrics[0], self.steps, **how)
+
+    def _line(self) -> str:
+        steps, heads = self.steps["step"], len(self.onsets) // max(len(self.metrics), 1)
+        span = f"{len(steps)} steps {steps.min()}..{steps.max()}"
+        return f"{', '.join(self.metrics)}, {span}, {heads} heads, {int(self.onsets['onset'].notna().sum())} onsets"
+
 
 @dataclass(frozen=True)
 class Example:
@@ -65,11 +83,31 @@ class Example:
     layers: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Emerged:
+@dataclass(frozen=True, eq=False, repr=False)
+class Emerged(Handle):
     """The tables, the examples' maps per step, and what was left out: (checkpoint or sample, reason)."""
 
     tables: Emergence
     examples: list[Example]
     skipped: list[tuple[str, str]]
     computed: int
+
+    def plot(self, metric: str | None = None, **how: Any) -> Any:
+        """See `Emergence.plot`."""
+        return self.tables.plot(metric, **how)
+
+    def to_frame(self, table: str = "heads") -> pd.DataFrame:
+        """One of the tables, tidy."""
+        return self.tables[table]
+
+    def __len__(self) -> int:
+        return len(self.tables.steps)
+
+    def __getitem__(self, table: str) -> pd.DataFrame:
+        return self.tables[table]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tables)
+
+    def _line(self) -> str:
+        return f"{self.tables._line()}, {len(self.examples)} examples, {len(self.skipped)} left out"

@@ -23,6 +23,7 @@ import pandas as pd
 
 from interp.emergence.points import Point, fetched, point_of
 from interp.emergence.swap import Swap
+from interp.handle import Handle
 from interp.models._adapter import settings
 from interp.models._lmm import LMM
 from interp.models._load import load
@@ -38,14 +39,20 @@ class NoSeries(ValueError):
     """
 
 
-@dataclass(frozen=True)
-class Series:
+@dataclass(frozen=True, eq=False, repr=False)
+class Series(Handle):
     """Checkpoints by rising step, and the base that they are laid over. Iterating gives the sound ones."""
 
     name: str
     base: str
     points: tuple[Point, ...]
     base_revision: str | None = None
+
+    def _line(self) -> str:
+        steps = [point.step for point in self.points]
+        span = f"{len(steps)} checkpoints, steps {steps[0]}..{steps[-1]}" if steps else "no checkpoints"
+        damaged = len(self.points) - len(self.sound)
+        return f"{self.name!r}, {span}" + (f", {damaged} damaged" if damaged else "")
 
     @property
     def sound(self) -> tuple[Point, ...]:

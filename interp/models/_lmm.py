@@ -7,17 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from interp.handle import Handle
 from interp.images import read_image
 from interp.models import _family as family_of
 from interp.types import PatchGrid
 
 
-@dataclass(frozen=True)
-class LMM:
+@dataclass(frozen=True, eq=False, repr=False)
+class LMM(Handle):
     """A model, its processor, and the family module that knows how its image tokens lie.
 
     ``layers`` and ``heads`` count those of the language model. Generation is greedy: the same input gives
@@ -31,6 +33,22 @@ class LMM:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     view: str | None = None
+
+    def _line(self) -> str:
+        family = self.family.__name__.rpartition(".")[2]
+        size = sum(weight.numel() for weight in self.model.parameters())
+        shape = f"{self.layers} x {self.heads} heads, {size / 1e6:.3g} M weights"
+        return f"{self.name!r}, {family}, {shape}, {self.device}, {str(self.model.dtype).removeprefix('torch.')}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tidy: a row per module with weights of its own: ``module kind weights dtype device trained``."""
+        rows = [
+            (name, type(part).__name__, sum(w.numel() for w in own), str(own[0].dtype), str(own[0].device),
+             any(w.requires_grad for w in own))
+            for name, part in self.model.named_modules()
+            if (own := list(part.parameters(recurse=False)))
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=["module", "kind", "weights", "dtype", "device", "trained"])
 
     @property
     def tokenizer(self) -> Any:

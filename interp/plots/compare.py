@@ -11,8 +11,8 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from interp.plots.heads import known, select, square
-from interp.plots.style import NULL, SCORES, layer_label, style, words
+from interp.plots.heads import known, scale, select, square
+from interp.plots.style import NULL, Limits, layer_label, panels, style, whole, words
 from interp.types import Head
 
 MODELS = ("#0072b2", "#d55e00")
@@ -37,12 +37,15 @@ def side_by_side(
     by: str = "mean",
     higher_is_better: bool = True,
     level: float = 0.05,
+    ax: Axes | None = None,
+    cmap: str | None = None,
+    limits: Limits | None = None,
 ) -> Figure:
     """Both models' layer x head maps on one scale and, where both have as many heads, B - A with dots where it is sure.
 
     ``heads``: ``model metric layer head mean``, of two models and one setting; ``differences``: ``metric layer head
     difference p_corrected``, of one quantity. ``by="specificity"`` shows how well heads tell the named thing. Bright is
-    better; in the difference orange is where B scores higher.
+    better; in the difference orange is where B scores higher. ``limits`` of both models' colours.
 
     Raises:
         ValueError: the frame has no row of this metric.
@@ -53,34 +56,36 @@ def side_by_side(
     higher_is_better = higher_is_better or by == "specificity"
     own: Any = None if differences is None or differences.empty else differences[differences["metric"] == metric]
     gap = None if own is None or not known(own, "difference") else square(own, "difference")
-    low, high = np.nanmin([np.nanmin(m) for m in maps]), np.nanmax([np.nanmax(m) for m in maps])
-    panels = len(maps) + (gap is not None)
+    low, high = limits or (np.nanmin([np.nanmin(m) for m in maps]), np.nanmax([np.nanmax(m) for m in maps]))
+    number = len(maps) + (gap is not None)
     widest, tallest = max(m.shape[1] for m in maps), max(m.shape[0] for m in maps)
-    size = (panels * (min(max(widest * 0.34, 2.2), 5.0) + 0.9), min(max(tallest * 0.32, 2.4), 8.0) + 0.9)
+    size = (number * (min(max(widest * 0.34, 2.2), 5.0) + 0.9), min(max(tallest * 0.32, 2.4), 8.0) + 0.9)
     with style():
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(1, panels, squeeze=False)[0]
+        figure, (grid,) = panels(ax, size, 1, number)
         for axes, name, means in zip(grid, names, maps, strict=False):
             there = rows.loc[rows["model"] == name, "layer"]
-            image = axes.imshow(
-                means, cmap=SCORES if higher_is_better else f"{SCORES}_r", vmin=low, vmax=high, aspect="auto"
-            )
+            image = axes.imshow(means, cmap=cmap or scale(higher_is_better), vmin=low, vmax=high, aspect="auto")
             best = np.unravel_index(np.nanargmax(means if higher_is_better else -means), means.shape)
             _frame(axes, means.shape, f"{name}\nbest {Head(*map(int, best))}: {means[best]:.3g}", there)
         bar = figure.colorbar(image, ax=grid[: len(maps)], pad=0.02)
         shown = words(metric) if by == "mean" else f"{words(metric)}, specificity"
         bar.set_label(f"{shown}, {'higher' if higher_is_better else 'lower'} is better")
         if gap is not None and own is not None:
-            _gap(figure, grid[-1], gap, own, level)
-    return figure
+            _gap(figure, grid[-1], gap, own, level, names)
+    return whole(figure)
 
 
-def _gap(figure: Figure, axes: Axes, gap: np.ndarray, own: Any, level: float) -> None:
+def _gap(figure: Any, axes: Axes, gap: np.ndarray, own: Any, level: float, names: list[Any]) -> None:
     most = max(float(np.nanmax(np.abs(gap))), 1e-12)
     image = axes.imshow(gap, cmap=GAIN, norm=TwoSlopeNorm(0, -most, most), aspect="auto")
     sure = own[own["p_corrected"] < level]
     axes.scatter(sure["head"], sure["layer"], s=12, color="white", edgecolors="black", linewidths=0.7)
-    _frame(axes, gap.shape, f"B − A\ndots: corrected p < {level:g} ({len(sure)} of {len(own)})", own["layer"])
+    _frame(
+        axes,
+        gap.shape,
+        f"{names[1]} − {names[0]}\ndots: corrected p < {level:g} ({len(sure)} of {len(own)})",
+        own["layer"],
+    )
     figure.colorbar(image, ax=axes, pad=0.02).set_label("paired difference")
 
 
@@ -92,7 +97,14 @@ def _frame(axes: Axes, shape: tuple[int, ...], title: str, layers: Any) -> None:
     axes.tick_params(length=0)
 
 
-def profiles(layers: pd.DataFrame, metric: str, *, higher_is_better: bool = True) -> Figure:
+def profiles(
+    layers: pd.DataFrame,
+    metric: str,
+    *,
+    higher_is_better: bool = True,
+    ax: Axes | None = None,
+    limits: Limits | None = None,
+) -> Figure:
     """Grounding over depth, a colour a model: best head of each layer, mean over its heads, and the null.
 
     ``layers``: ``model metric layer depth mean low high best_mean best_low best_high null``. The best head is chosen
@@ -102,8 +114,7 @@ def profiles(layers: pd.DataFrame, metric: str, *, higher_is_better: bool = True
     names = list(dict.fromkeys(rows["model"]))
     same = rows.groupby("model")["layer"].max().nunique() == 1
     with style():
-        figure = Figure(figsize=(7.4, 3.8), layout="constrained")
-        axes = figure.subplots()
+        figure, ((axes,),) = panels(ax, (7.4, 3.8))
         for colour, name in zip(MODELS, names, strict=False):
             own = rows[rows["model"] == name].sort_values("layer")
             x = own["layer" if same else "depth"]
@@ -118,12 +129,19 @@ def profiles(layers: pd.DataFrame, metric: str, *, higher_is_better: bool = True
         axes.set_title(f"{words(metric)} over depth ({better} is better)")
         if same and rows["layer"].nunique() <= _ROOM_FOR_TICKS:
             axes.set_xticks(sorted(rows["layer"].unique()))
+        axes.set_ylim(limits)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return figure
+    return whole(figure)
 
 
 def effects(
-    differences: pd.DataFrame, metric: str, *, higher_is_better: bool = True, quantity: str = "score"
+    differences: pd.DataFrame,
+    metric: str,
+    *,
+    higher_is_better: bool = True,
+    quantity: str = "score",
+    ax: Axes | None = None,
+    limits: Limits | None = None,
 ) -> Figure:
     """Every paired difference of the metric with its 95 % interval, grouped by what is compared.
 
@@ -146,17 +164,18 @@ def effects(
     groups.sort(key=lambda group: order.index(str(group[0])))
     with style():
         heights = [some["heads"].nunique() for _, some in groups]
-        figure = Figure(figsize=(7.4, 0.27 * sum(heights) + 0.62 * len(groups) + 0.7), layout="constrained")
-        panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=[h + 0.6 for h in heights])
-        for axes, (contrast, some) in zip(panels[:, 0], groups, strict=True):
+        size, ratios = (7.4, 0.27 * sum(heights) + 0.62 * len(groups) + 0.7), [h + 0.6 for h in heights]
+        figure, grid = panels(ax, size, len(groups), sharex=True, height_ratios=ratios)
+        for axes, (contrast, some) in zip(grid[:, 0], groups, strict=True):
             _forest(axes, str(contrast), some, names)
         shown = words(metric) if quantity == "score" else f"specificity ({words(metric)})"
-        panels[-1, 0].set_xlabel(f"difference in {shown} ({'>' if higher_is_better else '<'} 0 is better)")
+        grid[-1, 0].set_xlim(limits)
+        grid[-1, 0].set_xlabel(f"difference in {shown} ({'>' if higher_is_better else '<'} 0 is better)")
         handles = [
             Line2D([], [], color=c, marker="o", linestyle="none", label=n) for c, n in zip(MODELS, names, strict=True)
         ]
-        figure.legend(handles=handles, loc="outside right upper", title="within model")
-    return figure
+        grid[0, 0].legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), title="within model")
+    return whole(figure)
 
 
 def _forest(axes: Axes, contrast: str, some: Any, names: list[Any]) -> None:

@@ -15,21 +15,30 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from interp.plots._curves import LEADERS, THINGS, WORDS, column, field_of, leaders_of
-from interp.plots.heads import known, select, square
-from interp.plots.style import MEAN, SCORES, layer_label, style, words
+from interp.plots.heads import known, scale, select, square
+from interp.plots.style import MEAN, Limits, layer_label, panels, style, whole, words
 from interp.types import Head
 
 LOSS = "caption loss\n[nats a token]"
 
 
-def growth(heads: pd.DataFrame, onsets: pd.DataFrame, metric: str, steps: pd.DataFrame | None = None) -> Figure:
+def growth(
+    heads: pd.DataFrame,
+    onsets: pd.DataFrame,
+    metric: str,
+    steps: pd.DataFrame | None = None,
+    *,
+    ax: Axes | None = None,
+    limits: Limits | None = None,
+) -> Figure:
     """The leading heads over the faint field of all, with 95 % intervals and a ring at each onset: how they come to
     look at things (score beside its null), below it at the word's thing (specificity), below it the caption loss.
 
     ``heads``: ``metric step layer head mean low high null`` and ``specificity specificity_low specificity_high``;
     ``onsets``: ``metric layer head onset onset_word final``; ``steps``: with ``step loss loss_low loss_high``. Panels
     are left out where a frame lacks their columns. The leaders are the five heads that are best at the last step, by
-    specificity if there is any, those with an onset first. A grey line parts the stages of training.
+    specificity if there is any, those with an onset first. A grey line parts the stages of training. ``limits`` of the
+    scores and of specificity.
 
     Raises:
         ValueError: the frame has no row of this metric.
@@ -39,26 +48,33 @@ def growth(heads: pd.DataFrame, onsets: pd.DataFrame, metric: str, steps: pd.Dat
     with_words = known(rows, "specificity")
     with style():
         ratios = [3] + [3] * with_words + [1] * with_loss
-        figure = Figure(figsize=(7.2, 1.2 + 0.95 * sum(ratios)), layout="constrained")
-        panels = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
+        figure, grid = panels(ax, (7.2, 1.2 + 0.95 * sum(ratios)), len(ratios), sharex=True, height_ratios=ratios)
+        column_of = grid[:, 0]
         own = onsets.loc[onsets["metric"] == metric, :]
-        for axes, kind in zip(panels, [THINGS] + [WORDS] * with_words, strict=False):
+        for axes, kind in zip(column_of, [THINGS] + [WORDS] * with_words, strict=False):
             field_of(axes, rows, kind)
             leaders_of(axes, rows, own, kind)
             count = int(np.isfinite(column(own, kind.onset)).sum())
             axes.set_title(f"{words(metric)}: {count} of {len(own)} heads come to {kind.said}")
             axes.set_ylabel("specificity" if kind is WORDS else words(metric))
+            axes.set_ylim(limits)
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         if with_loss and steps is not None:
-            _loss(panels[-1], steps)
-            panels[-1].set_ylabel(LOSS)
-        for axes in panels:
-            _stages(axes, rows, names=axes is panels[0])
-        _step_axis(panels[-1], rows)
-    return figure
+            _loss(column_of[-1], steps)
+            column_of[-1].set_ylabel(LOSS)
+        for axes in column_of:
+            _stages(axes, rows, names=axes is column_of[0])
+        _step_axis(column_of[-1], rows)
+    return whole(figure)
 
 
-def side_by_side(series: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]], metric: str) -> Figure:
+def side_by_side(
+    series: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]],
+    metric: str,
+    *,
+    ax: Axes | None = None,
+    limits: Limits | None = None,
+) -> Figure:
     """`growth` of several series, one column each, on one axis of steps and one scale.
 
     ``series``: name -> (heads, onsets, steps), the tables of `growth`; every one has ``loss``.
@@ -72,9 +88,9 @@ def side_by_side(series: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, pd.DataF
     }
     every = pd.concat([rows for rows, _, _ in tables.values()])
     with style():
-        figure = Figure(figsize=(4.6 * len(tables) + 1.2, 5.2), layout="constrained")
-        panels = figure.subplots(2, len(tables), squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1])
-        for (top, bottom), (name, (rows, own, steps)) in zip(panels.T, tables.items(), strict=True):
+        size, shared = (4.6 * len(tables) + 1.2, 5.2), {"sharex": True, "sharey": "row", "height_ratios": [3, 1]}
+        figure, grid = panels(ax, size, 2, len(tables), **shared)
+        for (top, bottom), (name, (rows, own, steps)) in zip(grid.T, tables.items(), strict=True):
             kind = WORDS if known(rows, "specificity") else THINGS
             field_of(top, rows, kind)
             leaders_of(top, rows, own, kind)
@@ -84,32 +100,48 @@ def side_by_side(series: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, pd.DataF
             for axes in (top, bottom):
                 _stages(axes, rows, names=axes is top)
             _step_axis(bottom, every)
-        panels[0, 0].set_ylabel(f"{words(metric)}, {kind.value}")
-        panels[0, 0].set_ylim(top=1.25 * panels[0, 0].get_ylim()[1])  # room for the legends; the scale is shared
-        panels[1, 0].set_ylabel(LOSS)
-    return figure
+        grid[0, 0].set_ylabel(f"{words(metric)}, {kind.value}")
+        low, high = grid[0, 0].get_ylim()
+        grid[0, 0].set_ylim(limits or (low, 1.25 * high))  # room for the legends; the scale is shared
+        grid[1, 0].set_ylabel(LOSS)
+    return whole(figure)
 
 
-def small_multiples(heads: pd.DataFrame, metric: str, *, higher_is_better: bool = True) -> Figure:
+def small_multiples(
+    heads: pd.DataFrame,
+    metric: str,
+    *,
+    higher_is_better: bool = True,
+    ax: Axes | None = None,
+    cmap: str | None = None,
+    limits: Limits | None = None,
+) -> Figure:
     """A layer x head map of the means at each step, on one scale; the best head of each step is named above it."""
     rows = select(heads, metric)
     steps = sorted(int(s) for s in rows["step"].unique())
     across = min(len(steps), 5)
     down = -(-len(steps) // across)
     with style():
-        figure = Figure(figsize=(2.2 * across + 0.9, 2.0 * down + 0.3), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False)
+        figure, grid = panels(ax, (2.2 * across + 0.9, 2.0 * down + 0.3), down, across)
         for axes in grid.flat[len(steps) :]:
             axes.set_visible(False)
         for axes, step in zip(grid.flat, steps, strict=False):
-            image = _map(axes, rows, step, higher_is_better)
+            image = _map(axes, rows, step, higher_is_better, cmap, limits)
         figure.colorbar(image, ax=grid, shrink=0.8, pad=0.01).set_label(f"mean {words(metric)}")
         figure.supxlabel("head", fontsize=9)
         figure.supylabel(layer_label(rows["layer"]), fontsize=9)
-    return figure
+    return whole(figure)
 
 
-def animation(heads: pd.DataFrame, metric: str, *, higher_is_better: bool = True, seconds: float = 0.7) -> bytes:
+def animation(
+    heads: pd.DataFrame,
+    metric: str,
+    *,
+    higher_is_better: bool = True,
+    seconds: float = 0.7,
+    cmap: str | None = None,
+    limits: Limits | None = None,
+) -> bytes:
     """The same maps as an animated GIF, ``seconds`` a step and three times that for the last."""
     rows = select(heads, metric)
     frames = []
@@ -117,7 +149,7 @@ def animation(heads: pd.DataFrame, metric: str, *, higher_is_better: bool = True
         with style():
             figure = Figure(figsize=(4.6, 3.6), dpi=100, layout="constrained")
             axes = figure.subplots()
-            image = _map(axes, rows, step, higher_is_better)
+            image = _map(axes, rows, step, higher_is_better, cmap, limits)
             axes.set(xlabel="head", ylabel=layer_label(rows["layer"]))
             figure.colorbar(image, ax=axes, pad=0.02).set_label(f"mean {words(metric)}")
             canvas = FigureCanvasAgg(figure)
@@ -129,26 +161,34 @@ def animation(heads: pd.DataFrame, metric: str, *, higher_is_better: bool = True
     return buffer.getvalue()
 
 
-def layer_onsets(onsets: pd.DataFrame, heads: pd.DataFrame, metric: str) -> Figure:
+def layer_onsets(
+    onsets: pd.DataFrame,
+    heads: pd.DataFrame,
+    metric: str,
+    *,
+    ax: Axes | None = None,
+    limits: Limits | None = None,
+) -> Figure:
     """A dot per head with an onset, at its step and layer; the first of each layer is filled, and how many are said.
 
     One panel for heads that look at things, one for those that tell the named thing, where ``onset_word`` is there.
+    ``limits`` of the steps.
     """
     own, rows = onsets.loc[onsets["metric"] == metric, :], select(heads, metric)
     kinds = [THINGS] + [WORDS] * ("onset_word" in own)
     layers = column(own, "layer")
     with style():
         height = 0.32 * len(np.unique(layers)) + 1.6
-        figure = Figure(figsize=(6.4, height * len(kinds)), layout="constrained")
-        panels = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, kind in zip(panels, kinds, strict=True):
+        figure, grid = panels(ax, (6.4, height * len(kinds)), len(kinds), sharex=True)
+        for axes, kind in zip(grid[:, 0], kinds, strict=True):
             _dots(axes, layers, column(own, kind.onset))
-            axes.set(
-                ylabel=layer_label(rows["layer"]), title=f"{words(metric)}: where and when heads come to {kind.said}"
-            )
+            axes.set(ylabel=layer_label(rows["layer"]))
+            axes.set_title(f"{words(metric)}: where and when heads come to {kind.said}")
             _stages(axes, rows, names=False)
-        _step_axis(panels[-1], rows)
-    return figure
+        _step_axis(grid[-1, 0], rows)
+        if limits is not None:
+            grid[-1, 0].set_xlim(limits)
+    return whole(figure)
 
 
 def _dots(axes: Axes, layers: Float[np.ndarray, " head"], first: Float[np.ndarray, " head"]) -> None:
@@ -169,12 +209,12 @@ def _loss(axes: Axes, steps: pd.DataFrame) -> None:
     axes.plot(steps["step"], steps["loss"], color=MEAN, marker="o", markersize=3)
 
 
-def _map(axes: Axes, rows: pd.DataFrame, step: int, higher_is_better: bool):
-    low, high = np.nanmin(column(rows, "mean")), np.nanmax(column(rows, "mean"))
+def _map(axes: Axes, rows: pd.DataFrame, step: int, higher_is_better: bool, cmap: str | None, limits: Limits | None):
+    low, high = limits or (np.nanmin(column(rows, "mean")), np.nanmax(column(rows, "mean")))
     means = square(rows.loc[rows["step"] == step, :], "mean")
     image = axes.imshow(
         means,
-        cmap=SCORES if higher_is_better else f"{SCORES}_r",
+        cmap=cmap or scale(higher_is_better),
         vmin=float(low),
         vmax=float(high),
         aspect="auto",

@@ -12,24 +12,26 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from interp.plots.segments import colour
-from interp.plots.style import style
+from interp.plots.style import panels, style, whole
 
 Masks = Sequence[tuple[str, Bool[np.ndarray, "height width"]]]
 """(phrase, mask)."""
 
 
-def beside(image: UInt8[np.ndarray, "height width 3"], true: Masks, found: Masks, said: str) -> Figure:
+def beside(
+    image: UInt8[np.ndarray, "height width 3"], true: Masks, found: Masks, said: str, *, ax: Axes | None = None
+) -> Figure:
     """The image twice: with the true masks, and with those that were found; ``said`` stands below."""
     height, width = image.shape[:2]
     wide = 4.2
     tall = min(6.0, wide * height / width)
     listed = max(len(true), len(found), 1)
     with style():
-        figure = Figure(figsize=(2 * wide, tall + 0.9 + 0.17 * min(listed, 8)), layout="constrained")
-        for axes, title, masks in zip(figure.subplots(1, 2), ("there", "found"), (true, found), strict=True):
+        figure, (pair,) = panels(ax, (2 * wide, tall + 0.9 + 0.17 * min(listed, 8)), 1, 2)
+        for axes, title, masks in zip(pair, ("there", "found"), (true, found), strict=True):
             _panel(axes, image, masks, title)
         figure.supxlabel("\n".join(textwrap.wrap(said, 110, max_lines=4, placeholder=" ...")), fontsize=8)
-    return figure
+    return whole(figure)
 
 
 def _panel(axes: Axes, image: np.ndarray, masks: Masks, title: str) -> None:

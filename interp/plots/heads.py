@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
-from interp.plots.style import BEST, SCORES, layer_label, style, words
+from interp.plots.style import BEST, SCORES, Limits, layer_label, panels, style, whole, words
 from interp.types import Head
 
 _ROOM_FOR_NUMBERS = 16
@@ -27,6 +27,9 @@ def heat_map(
     title: str = "",
     label: str = "",
     dot: str = "better than masks of other images",
+    ax: Axes | None = None,
+    cmap: str | None = None,
+    limits: Limits | None = None,
 ) -> Figure:
     """One cell per head with its mean; bright is better; a dot where corrected p < ``level``; a frame on the best head.
 
@@ -35,7 +38,7 @@ def heat_map(
     from the others in its place. ``higher_is_better``: None takes it from the frame's column of that name. ``unit`` is
     said on the colour bar, e.g. ``0..1``. With more than 16 heads a layer only the ten best cells carry their number.
     ``title``, ``label`` (of the colour bar) and ``dot`` (what a dot means) are the words for a frame of something else
-    than a metric.
+    than a metric. ``ax``: where to draw, None a figure of its own; ``limits`` of the colours.
 
     Raises:
         ValueError: the frame has no row of this metric, or no head with a defined mean.
@@ -50,9 +53,9 @@ def heat_map(
     signed = means if higher_is_better else -means
     best = np.unravel_index(np.nanargmax(signed), means.shape)
     with style():
-        figure = Figure(figsize=_size(means.shape), layout="constrained")
-        axes = figure.subplots()
-        image = axes.imshow(means, cmap=SCORES if higher_is_better else f"{SCORES}_r", aspect="auto")
+        figure, ((axes,),) = panels(ax, _size(means.shape))
+        low, high = limits or (None, None)
+        image = axes.imshow(means, cmap=cmap or scale(higher_is_better), vmin=low, vmax=high, aspect="auto")
         axes.set(xlabel="head", ylabel=layer_label(rows["layer"]))
         said = f"{title}:" if title else f"{words(metric)}: best is"
         axes.set_title(f"{said} {Head(*map(int, best))} with {means[best]:.3g}")
@@ -65,11 +68,13 @@ def heat_map(
         bar.set_label(label or f"{f'{unit}, ' if unit else ''}{better} is better")
         _references(bar.ax, rows)
         if marked is not None:
-            figure.supxlabel(
-                f"dot: {dot}, corrected p < {level:g} ({marked} of {len(rows)} heads)",
-                fontsize=8,
-            )
-    return figure
+            axes.set_xlabel(f"head\ndot: {dot},\ncorrected p < {level:g} ({marked} of {len(rows)} heads)")
+    return whole(figure)
+
+
+def scale(higher_is_better: bool) -> str:
+    """The colours of scores, in which bright is better."""
+    return SCORES if higher_is_better else f"{SCORES}_r"
 
 
 def direction(rows: pd.DataFrame) -> bool:

@@ -10,17 +10,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp.plots.heads import direction, known, select
-from interp.plots.style import BEST, CHANCE, MEAN, NULL, layer_label, style, words
+from interp.plots.style import BEST, CHANCE, MEAN, NULL, Limits, layer_label, panels, style, whole, words
 
 _ROOM_FOR_NAMES = 16
 
 
-def curves(heads: pd.DataFrame, metric: str, *, higher_is_better: bool | None = None, unit: str = "") -> Figure:
+def curves(
+    heads: pd.DataFrame,
+    metric: str,
+    *,
+    higher_is_better: bool | None = None,
+    unit: str = "",
+    ax: Axes | None = None,
+    limits: Limits | None = None,
+) -> Figure:
     """Curves over layers, from the tidy frame of a ranking (``metric layer head mean``, ``low high null chance``).
 
     Best head of each layer with its bootstrap interval; mean over heads with the quantiles 25..75 % and 5..95 % of
     the heads; the shuffled-mask null (mean over heads, band = 5..95 % of heads); area-matched chance.
-    ``higher_is_better``: None takes it from the frame's column of that name.
+    ``higher_is_better``: None takes it from the frame's column of that name. ``limits`` of the scores.
 
     Raises:
         ValueError: the frame has no row of this metric, or no head with a defined mean.
@@ -28,8 +36,7 @@ def curves(heads: pd.DataFrame, metric: str, *, higher_is_better: bool | None = 
     rows = select(heads, metric)
     higher_is_better = direction(rows) if higher_is_better is None else higher_is_better
     with style():
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        axes = figure.subplots()
+        figure, ((axes,),) = panels(ax, (6.4, 3.6))
         layers = sorted(int(x) for x in rows["layer"].unique())
         _spread(axes, rows, layers)
         _null(axes, rows, layers)
@@ -39,8 +46,9 @@ def curves(heads: pd.DataFrame, metric: str, *, higher_is_better: bool | None = 
         axes.set_title(f"{words(metric)} by layer ({better} is better)")
         axes.set_xticks(layers[:: max(1, len(layers) // 16)])
         axes.margins(x=0.04)
+        axes.set_ylim(limits)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return figure
+    return whole(figure)
 
 
 def _spread(axes: Axes, rows: pd.DataFrame, layers: list[int]) -> None:

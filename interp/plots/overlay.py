@@ -19,7 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from interp.answer.pixels import to_pixels
-from interp.plots.style import ATTENTION, OUTLINE, layer_label, style
+from interp.plots.style import ATTENTION, OUTLINE, Limits, labels, layer_label, panels, style, whole
 from interp.types import View, layer_numbers
 
 TOP = 4.0
@@ -40,10 +40,13 @@ class Row:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-def gallery(rows: Sequence[Row]) -> Figure:
+def gallery(
+    rows: Sequence[Row], *, ax: Axes | None = None, cmap: str = ATTENTION, limits: Limits = (0.0, TOP)
+) -> Figure:
     """Rows are phrases; columns are the image with the mask's outline, then every map over the image in grey.
 
     A cross marks the middle of each map's highest patch. All rows show the same maps, in the order of the first row's.
+    ``limits`` of the colours, in standard deviations.
 
     Raises:
         ValueError: no rows, or rows with different maps.
@@ -54,22 +57,30 @@ def gallery(rows: Sequence[Row]) -> Figure:
         raise ValueError(f"a gallery needs at least one row, and the same maps in each; got {given or 'no rows'}")
     first = "image" if all(row.mask is None for row in rows) else "image and mask"
     with style():
-        figure = Figure(figsize=(1.6 * (1 + len(titles)) + 0.3, 1.8 * len(rows) + 0.9), layout="constrained")
-        grid = figure.subplots(len(rows), 1 + len(titles), squeeze=False)
-        for axes, row in zip(grid, rows, strict=True):
-            _image(axes[0], row)
+        size = (1.6 * (1 + len(titles)) + 0.3, 1.8 * len(rows) + 0.9)
+        figure, grid = panels(ax, size, len(rows), 1 + len(titles))
+        for axes, row, label in zip(grid, rows, labels(row.phrase for row in rows), strict=True):
+            _image(axes[0], row, label)
             for axis, title in zip(axes[1:], titles, strict=True):
-                _map(axis, row, title)
+                _map(axis, row, title, cmap, limits)
         for axis, title in zip(grid[0], [first, *titles], strict=True):
             axis.set_title(title, loc="center", fontsize=9)
-        scale = ScalarMappable(Normalize(0, TOP), ATTENTION)
+        scale = ScalarMappable(Normalize(*limits), cmap)
         bar = figure.colorbar(scale, ax=grid, location="bottom", shrink=0.4, pad=0.01, aspect=30)
-        bar.set_label("z-score over patches, 0 to 4 (cross: highest patch)")
-    return figure
+        bar.set_label(f"z-score over patches, {limits[0]:g} to {limits[1]:g} (cross: highest patch)")
+    return whole(figure)
 
 
-def atlas(maps: Float[np.ndarray, "layer head row col"], phrase: str, numbers: tuple[int, ...] = ()) -> Figure:
-    """Every head's map of one phrase: layers downwards, heads to the right, z-score over patches from 0 to 4.
+def atlas(
+    maps: Float[np.ndarray, "layer head row col"],
+    phrase: str,
+    numbers: tuple[int, ...] = (),
+    *,
+    ax: Axes | None = None,
+    cmap: str = ATTENTION,
+    limits: Limits = (0.0, TOP),
+) -> Figure:
+    """Every head's map of one phrase: layers downwards, heads to the right, z-score over patches within ``limits``.
     ``numbers`` of the layers, if they are not 0, 1, ..."""
     layers, heads, height, width = maps.shape
     named = layer_numbers(numbers, layers)
@@ -78,17 +89,16 @@ def atlas(maps: Float[np.ndarray, "layer head row col"], phrase: str, numbers: t
     mosaic = framed.transpose(0, 2, 1, 3).reshape(layers * (height + 1), heads * (width + 1))[:-1, :-1]
     with style():
         cell = 0.8 if heads <= 16 else 0.45
-        figure = Figure(figsize=(cell * heads + 1.4, cell * layers * height / width + 0.8), layout="constrained")
-        axes = figure.subplots()
-        image = axes.imshow(mosaic, cmap=ATTENTION, vmin=0, vmax=TOP, interpolation="nearest")
+        figure, ((axes,),) = panels(ax, (cell * heads + 1.4, cell * layers * height / width + 0.8))
+        image = axes.imshow(mosaic, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
         axes.set_xticks(np.arange(heads) * (width + 1) + (width - 1) / 2, [str(h) for h in range(heads)])
         axes.set_yticks(np.arange(layers) * (height + 1) + (height - 1) / 2, [str(n) for n in named])
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         axes.set(xlabel="head", ylabel=layer_label(named))
-        axes.set_title(f"every head's map of “{phrase}”")
-        figure.colorbar(image, ax=axes, pad=0.01).set_label("z-score over patches, 0 to 4")
-    return figure
+        axes.set_title(f"every head's map of “{phrase.strip()}”")
+        figure.colorbar(image, ax=axes, pad=0.01).set_label(f"z-score over patches, {limits[0]:g} to {limits[1]:g}")
+    return whole(figure)
 
 
 def z_scores(values: Float[np.ndarray, "row col"]) -> Float[np.ndarray, "row col"]:
@@ -97,21 +107,21 @@ def z_scores(values: Float[np.ndarray, "row col"]) -> Float[np.ndarray, "row col
     return (values - values.mean()) / (spread if spread > 0 else np.nan)
 
 
-def _image(axes: Axes, row: Row) -> None:
+def _image(axes: Axes, row: Row, label: str) -> None:
     axes.imshow(row.image)
     _bare(axes)
     _outline(axes, row.mask)
-    axes.set_ylabel("\n".join(textwrap.wrap(row.phrase, 18)), fontsize=9)
+    axes.set_ylabel("\n".join(textwrap.wrap(label, 18)), fontsize=9)
 
 
-def _map(axes: Axes, row: Row, title: str) -> None:
+def _map(axes: Axes, row: Row, title: str, cmap: str, limits: Limits) -> None:
     height, width = row.image.shape[:2]
     scored = torch.from_numpy(z_scores(row.maps[title]).astype(np.float32))
     pixels = to_pixels(scored[None], row.grid, (height, width))[0].numpy()
     grey = row.image.astype(float).mean(2) / 255
     axes.imshow(np.repeat(grey[..., None] * 0.75, 3, 2))
-    strength = np.nan_to_num(np.clip(pixels / TOP, 0, 1))
-    axes.imshow(pixels, cmap=ATTENTION, vmin=0, vmax=TOP, alpha=np.clip(strength * 1.6, 0, 0.9))
+    strength = np.nan_to_num(np.clip((pixels - limits[0]) / (limits[1] - limits[0]), 0, 1))
+    axes.imshow(pixels, cmap=cmap, vmin=limits[0], vmax=limits[1], alpha=np.clip(strength * 1.6, 0, 0.9))
     _outline(axes, row.mask)
     axes.set_autoscale_on(False)  # a cross in the padding must not widen the picture
     for x, y in _highest(row.maps[title], row.grid):

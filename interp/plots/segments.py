@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from interp.plots.style import style
+from interp.plots.style import panels, style, whole
 from interp.types import Phrase, Segmentation
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#a5aa00", "#8c564b", "#e7298a")
@@ -20,7 +20,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 Pieces = list[tuple[str, int | None]]
 
 
-def overlay(image: UInt8[np.ndarray, "height width 3"], made: Segmentation) -> Figure:
+def overlay(image: UInt8[np.ndarray, "height width 3"], made: Segmentation, *, ax: Axes | None = None) -> Figure:
     """The masks over the image, each with its point, and the answer with every phrase in its mask's colour.
 
     Phrases without a mask stay black.
@@ -33,9 +33,10 @@ def overlay(image: UInt8[np.ndarray, "height width 3"], made: Segmentation) -> F
     height, width = image.shape[:2]
     with style():
         wide = 6.4
-        figure = Figure(figsize=(wide, min(9.0, wide * height / width) + 1.3))
-        FigureCanvasAgg(figure)
-        picture, words = figure.subplots(2, 1, height_ratios=[min(9.0, wide * height / width), 1.2])
+        tall = min(9.0, wide * height / width)
+        figure, ((picture,), (words,)) = panels(ax, (wide, tall + 1.3), 2, layout=None, height_ratios=[tall, 1.2])
+        if ax is None:
+            FigureCanvasAgg(figure)
         figure.subplots_adjust(left=0.02, right=0.98, top=0.985, bottom=0.015, hspace=0.03)
         picture.imshow(_tinted(image, made))
         for i, mask in enumerate(made.masks):
@@ -44,7 +45,7 @@ def overlay(image: UInt8[np.ndarray, "height width 3"], made: Segmentation) -> F
             axes.set_axis_off()
         picture.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         _write(words, pieces(made.answer, _masked(made)))
-    return figure
+    return whole(figure)
 
 
 def colour(phrase: int) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from interp.handle import OfTables
 from interp.statistics.scores import HeadScores
 from interp.types import By, Head, Skip
 
@@ -24,8 +25,8 @@ class NothingToRank(ValueError):
     """
 
 
-@dataclass(frozen=True)
-class Ranking:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ranking(OfTables):
     """What a run found.
 
     ``scores``: metric -> every phrase and head. ``heads``: a row per metric and head (`summary.statistics`).
@@ -57,6 +58,16 @@ class Ranking:
         """The k best heads by the headline metric (or another), best first: by specificity where there is one."""
         return self.scores[metric or self.headline].top(k, by)
 
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table by its name."""
-        return {f.name: frame for f in fields(self) if isinstance(frame := getattr(self, f.name), pd.DataFrame)}
+    def plot(self, metric: str | None = None, by: By | None = None, **how: Any) -> Any:
+        """A layer x head map of the headline metric (or another); ``how`` as `interp.plots.heads.heat_map` takes it."""
+        from interp.plots.heads import heat_map
+
+        metric = metric or self.headline
+        return heat_map(self.heads, metric, by=by or self.scores[metric].chosen_by(self.manifest["by"][metric]), **how)
+
+    def _line(self) -> str:
+        about = self.manifest
+        layers, heads = self.scores[self.headline].values.shape[1:]
+        best = ", ".join(map(str, self.top(3)))
+        counts = f"{about['phrases']} phrases of {about['images']} images"
+        return f"{about['model']!r}, {self.headline}, best of {layers} x {heads} heads: {best}; {counts}"

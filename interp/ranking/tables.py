@@ -9,7 +9,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
 
 from interp.contracts import Metric
 from interp.ranking.batch import Batch, Plan
@@ -108,20 +107,7 @@ def _cross_fitted(score: HeadScores, which: Mapping[str, int], by: By | None) ->
     """For each half of the images, the best heads of the *other* half, best first."""
     half = np.array([which[i] for i in score.images])
     by = score.chosen_by(by)
-    return tuple(_of(score, half != own).top(max(TOP.values()), by) for own in (0, 1))  # type: ignore[return-value]
-
-
-def _of(score: HeadScores, chosen: Bool[np.ndarray, " phrase"]) -> HeadScores:
-    """The scores of some of the phrases."""
-    rows = np.flatnonzero(chosen)
-    names: dict[str, Any] = {n: tuple(getattr(score, n)[i] for i in rows) for n in ("sample_ids", "phrases")}
-    parts: dict[str, Any] = {name: getattr(score, name) for name in (*MetricScores._fields, "partners")}
-    return replace(
-        score,
-        **names,
-        image_ids=tuple(score.images[i] for i in rows),
-        **{name: None if part is None else part[chosen] for name, part in parts.items()},
-    )
+    return tuple(score.of(half != own).top(max(TOP.values()), by) for own in (0, 1))  # type: ignore[return-value]
 
 
 def _by_rows(done: Sequence[Batch], everything: Mapping[str, HeadScores], plan: Plan) -> pd.DataFrame:
@@ -139,7 +125,7 @@ def _by_rows(done: Sequence[Batch], everything: Mapping[str, HeadScores], plan: 
         for tokens, kind, chosen in sets:
             if not chosen.any():
                 continue
-            frame = summary.summarise({plan.by_rows: _of(scores, chosen)}, plan.seed)
+            frame = summary.summarise({plan.by_rows: scores.of(chosen)}, plan.seed)
             frame.insert(1, "kind", kind)
             frame.insert(1, "tokens", tokens)
             frame.insert(1, "rows", rows)

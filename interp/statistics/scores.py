@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from interp.handle import OfPhrases
 from interp.types import By, Head, layer_numbers
 
 
-@dataclass(frozen=True)
-class HeadScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadScores(OfPhrases):
     """One metric for every phrase and head, with its nulls and its specificity.
 
     ``values`` are the scores against the phrase's own mask; ``null`` the mean score of the same maps against masks
@@ -29,8 +30,8 @@ class HeadScores:
     >>> scores = HeadScores("nss", True, ("1.jpg", "2.jpg"), ("a dog", "a cat"), values)
     >>> scores.mean().round(2).tolist(), [str(head) for head in scores.top(1)]
     ([[0.3, 0.9]], ['L0H1'])
-    >>> len(scores.to_frame())
-    4
+    >>> len(scores.to_frame()), scores["a dog"]  # what is measured of one word
+    (4, HeadScores('nss', 1 phrases, 1 x 2 heads, best L0H1: 0.9))
     """
 
     metric: str
@@ -45,6 +46,58 @@ class HeadScores:
     partners: Int[np.ndarray, " phrase"] | None = None
     image_ids: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
+
+    def __getitem__(self, phrase: str | int) -> HeadScores:
+        """The scores of the phrases called so (whatever their case), or of one, by its number.
+
+        Raises:
+            KeyError: no phrase is called so; with some that there are.
+        """
+        if isinstance(phrase, int):
+            rows = [range(len(self))[phrase]]
+        else:
+            wanted = phrase.strip().casefold()
+            rows = [i for i, text in enumerate(self.phrases) if text.strip().casefold() == wanted]
+        if not rows:
+            there = ", ".join(repr(text) for text in list(dict.fromkeys(self.phrases))[:20])
+            raise KeyError(f"no phrase {phrase!r}; there are: {there}{', ...' if len(set(self.phrases)) > 20 else ''}")
+        return self.of(rows)
+
+    def of(self, rows: Any) -> HeadScores:
+        """The scores of some of the phrases: their numbers, or True for each that is meant."""
+        rows = np.arange(len(self))[np.asarray(rows)]
+        parts = {
+            name: None if (own := getattr(self, name)) is None else own[rows]
+            for name in ("values", "null", "chance", "specificity", "partners")
+        }
+        names = {name: tuple(getattr(self, name)[i] for i in rows) for name in ("sample_ids", "phrases")}
+        return replace(self, **names, **parts, image_ids=tuple(self.images[i] for i in rows))
+
+    def _line(self) -> str:
+        layers, heads = self.values.shape[1:]
+        by = self.chosen_by()
+        best = self.top(1, by)
+        said = "all undefined"
+        if best:
+            value = self.mean(by)[list(self.numbers).index(best[0].layer), best[0].head]
+            said = f"best {best[0]}: {value:.3g}{' specificity' if by == 'specificity' else ''}"
+        return f"{self.metric!r}, {len(self)} phrases, {layers} x {heads} heads, {said}"
+
+    def means(self) -> pd.DataFrame:
+        """Tidy: a row per layer and head, ``metric layer head mean specificity p_specific higher_is_better``; the p is
+        NaN: `interp.statistics.summary.summarise` makes tests and intervals."""
+        layers, heads = self.values.shape[1:]
+        return pd.DataFrame(
+            {
+                "metric": self.metric,
+                "layer": np.repeat(self.numbers, heads),
+                "head": np.tile(np.arange(heads), layers),
+                "mean": self.mean().ravel(),
+                "specificity": self.mean("specificity").ravel(),
+                "p_specific": np.nan,
+                "higher_is_better": self.higher_is_better,
+            }
+        )
 
     @property
     def numbers(self) -> Int[np.ndarray, " layer"]:

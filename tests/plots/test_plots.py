@@ -55,7 +55,7 @@ def test_dots_stand_on_the_significant_heads_alone():
     figure = heat_map(frame(), "mass_in_mask")
     dots = {tuple(np.round(offset).astype(int)[::-1]) for offset in figure.axes[0].collections[0].get_offsets()}
     assert dots == {(0, 2), (1, 0)}
-    assert "2 of 6 heads" in figure.get_supxlabel()
+    assert "2 of 6 heads" in figure.axes[0].get_xlabel()
 
 
 def test_a_metric_without_test_gets_no_dots_and_no_claim():
