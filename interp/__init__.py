@@ -30,12 +30,17 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not see names that 
     from interp.emergence.timeline import series as series
     from interp.explorer.handle import Explorer as Explorer
     from interp.explorer.study import explore as explore
+    from interp.heads import read_heads as read_heads
     from interp.models._identity import fingerprint as fingerprint
     from interp.models._identity import hash_weights as hash_weights
     from interp.models._lmm import LMM as LMM
     from interp.models._load import load as load
     from interp.models._load import wrap as wrap
+    from interp.ranking.given import score as score
     from interp.ranking.study import rank as rank
+    from interp.report.opened import open_run
+
+    open = open_run
     from interp.segmentation.study import segment as segment
     from interp.segmentation.study import segment_capture as segment_capture
     from interp.segmentation.study import segment_maps as segment_maps
@@ -74,6 +79,9 @@ _HOME = {
     "to_lens": "interp.answer.lens",
     "lens_prompt": "interp.answer.lens",
     "rank": "interp.ranking.study",
+    "score": "interp.ranking.given",
+    "open": "interp.report.opened",
+    "read_heads": "interp.heads",
     "compare": "interp.comparison.study",
     "series": "interp.emergence.timeline",
     "emerge": "interp.emergence.study",
@@ -95,6 +103,8 @@ _HOME = {
     "Skip": "interp.types",
     "Target": "interp.types",
 }
+_CALLED = {"open": "open_run"}
+"""Names that would hide one of Python's in their own file."""
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
@@ -102,7 +112,7 @@ if not TYPE_CHECKING:  # or editors would take any name for a good one
 
     def __getattr__(name: str) -> Any:
         if name in _HOME:
-            return getattr(importlib.import_module(_HOME[name]), name)
+            return getattr(importlib.import_module(_HOME[name]), _CALLED.get(name, name))
         raise AttributeError(f"module 'interp' has no attribute {name!r}; it offers: {', '.join(__all__)}")
 
 

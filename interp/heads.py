@@ -1,4 +1,4 @@
-"""Heads as people write them -> Heads: ``L14H24``, ``14:24``, (14, 24), or the best of a ranking. The one place for it."""
+"""Heads as people write them, ``L14H24``, ``14:24``, (14, 24) or the best of a ranking -> Heads. One place for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_heads(given: Any, of: Any = None, by: str | None = None) -> str | list[
     """The heads that are meant, in the order given; of the `NAMED` choices the name.
 
     Args:
-        given: a text ("L14H24 L14H26", "14:24,14:26", "all", "released", "top3", "top3 of runs/llava"), a head or a pair
+        given: a text ("L14H24 L14H26", "14:24,14:26", "all", "released", "top3", "top3 of runs/llava"), a head or
             (layer, head), a table with columns ``layer`` and ``head``, or several of these.
         of: what "topK" is taken from: a `Ranking`, the folder of an ``interp rank`` run, or its table of heads.
         by: "topK" is by ``specificity`` or ``mean``; None: as the ranking chose.
@@ -67,8 +67,8 @@ def _from_text(text: str, of: Any, by: str | None) -> str | list[Head]:
         place = best[2] or of
         if place is None:
             raise ValueError(
-                f"{text!r} says how many heads, not of which ranking; say 'top3 of runs/llava' (on the command line also "
-                "--ranking runs/llava, in Python ranking.top(3))"
+                f"{text!r} says how many heads, not of which ranking; say 'top3 of runs/llava' (on the command line "
+                "also --ranking runs/llava, in Python ranking.top(3))"
             )
         return top_of(place, int(best[1]), by)
     if not _SEVERAL.fullmatch(text):

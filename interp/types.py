@@ -87,8 +87,8 @@ class Target(Handle):
 class Sample(Handle):
     """One image with its prompt (plain text, no template, no image placeholder), reference answer and targets.
 
-    ``image`` is given as a path, a PIL image, an array or a tensor (`interp.images.read_image`); ``targets`` as `Target`
-    or as words and masks, ``{"frog": "frog.png"}``, in whatever form masks have (`interp.masks.read_mask`).
+    ``image`` is given as a path, a PIL image, an array or a tensor (`interp.images.read_image`); ``targets`` as
+    `Target` or as words and masks, ``{"frog": "frog.png"}``, in whatever form masks have (`interp.masks.read_mask`).
     ``id`` tells samples apart, ``image_id`` images: samples of one image share it, and every interval and test takes
     the image for its unit of chance. Unless it is given, a sample has an image of its own.
     """

@@ -74,7 +74,8 @@ def load(path: str | Path) -> Capture:
             said = file.metadata() or {}
             if said.get("format") != FORMAT:
                 raise NoCapture(f"{path} holds no capture (its format is {said.get('format')!r}, expected {FORMAT!r})")
-            return _made(json.loads(said["capture"]), {name: file.get_tensor(name) for name in file.keys()})
+            names = list(file.keys())
+            return _made(json.loads(said["capture"]), {name: file.get_tensor(name) for name in names})
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, NoCapture):
             raise

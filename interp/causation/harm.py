@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,6 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 import interp
-from interp import plugins
 from interp.answer.layers import layers_with_heads
 from interp.attention.ablation import Reference
 from interp.causation.batch import measure
@@ -22,7 +21,8 @@ from interp.causation.setting import EDGES, How, Measured
 from interp.causation.subjects import read_group
 from interp.causation.units import Units, units_of
 from interp.causation.usual import reference as reference_of
-from interp.contracts import Metric
+from interp.metrics._given import metric_of, source_of
+from interp.models._given import lmm_of
 from interp.models._identity import fingerprint, setup
 from interp.statistics import intervals, summary
 from interp.statistics.scores import HeadScores
@@ -48,7 +48,7 @@ def effects(
     where: Literal["word", "answer", "all"] | str | None = None,
     keys: Literal["own", "others", "background", "sinks"] | str = "own",
     reference: Reference | None = None,
-    metric: str = "mass_in_mask",
+    metric: Any = "mass_in_mask",
     weighting: Weighting = "attention",
     generate: bool = False,
     samples: int | None = None,
@@ -87,6 +87,7 @@ def effects(
     """
     place = where or ("word" if intervention == "knockout" else "answer")
     _check(intervention, place, keys, answers, {"draws": draws, "batch": batch, "copies": copies})
+    lmm = lmm_of(lmm)
     again = repeatable(dataset, samples)
     units = units_of(heads, layers_with_heads(lmm), lmm.heads, draws, seed)
     if intervention in ("mean", "resample") and reference is None:
@@ -95,8 +96,9 @@ def effects(
             lmm, again(), rows=rows, answers=answers, seed=seed, batch=batch, max_new_tokens=max_new_tokens,
             progress=progress,
         )  # fmt: skip
+    metric, scorer = metric_of(metric)
     how = How(
-        intervention, place, keys, reference, cast(Metric, plugins.get("metrics", metric)), generate, seed, copies,
+        intervention, place, keys, reference, scorer, generate, seed, copies,
         max_new_tokens, weighting,
     )  # fmt: skip
     settings = {
@@ -104,6 +106,7 @@ def effects(
         "model": getattr(lmm, "name", type(lmm).__name__),
         "weights": fingerprint(lmm.model),
         "setup": setup(lmm),
+        "source": source_of(scorer),
         "how": [intervention, place, keys, metric, weighting, generate, answers, seed, max_new_tokens],
         "reference": None if reference is None else _digest(reference),
         "units": [[list(h) for h in unit] for unit in units.all],

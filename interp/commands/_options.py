@@ -75,6 +75,16 @@ def kinds(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def words(sub: argparse.ArgumentParser) -> None:
+    """--words: which words of the answers are scored."""
+    sub.add_argument(
+        "--words",
+        nargs="+",
+        metavar="WORD",
+        help="words to score where answers have them, or targets: the masks' own names (default: noun phrases)",
+    )
+
+
 def by(sub: argparse.ArgumentParser) -> None:
     """--by: what the best heads are chosen by."""
     sub.add_argument(
@@ -127,8 +137,28 @@ def shared(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="(default: the checkpoint's, CPU: float32)"
     )
+    drawn(sub)
     # Accepted on both sides of the command's name.
     sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def drawn(sub: argparse.ArgumentParser) -> None:
+    """--format, --dpi and --width: how figures are written beside those of the report."""
+    sub.add_argument(
+        "--format", type=formats, default=(), metavar="KIND,...", help="figures also as pdf, svg or png (for papers)"
+    )
+    sub.add_argument("--dpi", type=positive, default=300, metavar="N", help="of pixels in them (default: 300)")
+    sub.add_argument(
+        "--width", type=float, metavar="INCHES", help="make them as narrow as a column, such as 3.3; texts stay legible"
+    )
+
+
+def formats(text: str) -> tuple[str, ...]:
+    """Kinds of files: png, pdf, svg."""
+    found = tuple(dict.fromkeys(kind.strip().lower() for kind in text.split(",")))
+    if not set(found) <= {"png", "pdf", "svg"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of png, pdf, svg, or several of them parted by commas")
+    return found
 
 
 def positive(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from argparse import Namespace
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 BEGUN: list[Run] = []
 """The runs that commands of this process began; see `withdraw`."""
-LEFT_OUT = ("out", "force", "debug")
+LEFT_OUT = ("out", "force", "debug", "format", "dpi", "width")
 """Options that change no number."""
 
 
@@ -66,7 +67,13 @@ def begin(options: Namespace, arguments: Mapping[str, Any], lmm: LMM | None, **m
     seed = getattr(options, "seed", 0)
     run = Run.open(options.out, arguments, **{**weights, **more}, seed=seed, force=options.force)
     BEGUN.append(run)
+    draw_as(run, options)
     return run
+
+
+def draw_as(run: Run, options: Namespace) -> None:
+    """Figures of the run are also written as --format, --dpi and --width say."""
+    run.drawn = {"formats": options.format, "dpi": options.dpi, "width": options.width}
 
 
 def withdraw() -> None:
@@ -86,6 +93,11 @@ def arguments(options: Namespace, lmm: LMM, **more: Any) -> dict[str, Any]:
     return {**given(options), **numbers(lmm), **more}
 
 
+def heads_said(heads: Any) -> Any:
+    """Heads as a run's arguments have them: names as they are, else each head, wherever it was taken from."""
+    return heads if heads is None or isinstance(heads, str) else [[*head] for head in heads]
+
+
 def numbers(lmm: LMM) -> dict[str, Any]:
     """What a model's numbers depend on beside its weights."""
     from interp.models._identity import setup
@@ -95,8 +107,10 @@ def numbers(lmm: LMM) -> dict[str, Any]:
 
 
 def metrics_of(chosen: Sequence[str] | None) -> dict[str, Any]:
-    """Name -> module of the metrics that were named, or of all."""
-    return {name: plugins.get("metrics", name) for name in chosen or plugins.names("metrics")}
+    """Name -> metric of those that were named or whose files were given, or of all."""
+    from interp.metrics._given import metrics_of
+
+    return metrics_of(chosen or None)
 
 
 def about_run(options: Namespace, lmm: LMM, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,14 +131,20 @@ def _about_metric(name: str, module: Any, weighting: str) -> dict[str, Any]:
     if (name, weighting) == ("image_mass", "value"):
         high = math.inf  # a sum of weighted attention
     span = "standard deviations" if name == "nss" else f"{low:g}..{high:g}".replace("inf", "∞")
-    doc = plugins.about("metrics", name)
+    doc = inspect.cleandoc(module.__doc__ or "(no docstring)")
     return {"higher_is_better": module.higher_is_better, "uses_mask": module.uses_mask, "unit": span, "doc": doc}
 
 
 def measured(options: Namespace) -> dict[str, Any]:
     """The options that `interp.rank`, `interp.emerge` and `interp.compare` take under the same names."""
     names = ("answers", "normalise", "query", "weighting", "seed", "batch", "nulls", "rows", "mentions", "by")
-    return {name: getattr(options, name) for name in names}
+    return {**{name: getattr(options, name) for name in names}, "phrases": words(options)}
+
+
+def words(options: Namespace) -> Any:
+    """What --words asks for, as `interp.rank` takes it."""
+    given = options.words
+    return "targets" if given == ["targets"] else given
 
 
 def keep(

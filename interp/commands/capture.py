@@ -1,4 +1,4 @@
-"""Writes capture.npz (the attention rows), one figure per phrase and report.html."""
+"""Writes capture.safetensors (the attention rows, for `interp.open`), one figure per phrase and report.html."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def options(sub: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Captures one answer into ``--out``: capture.npz, figures and report.html."""
+    """Captures one answer into ``--out``: capture.safetensors, figures and report.html."""
     import interp
     from interp.images import digest, read_image
     from interp.report import capture as report

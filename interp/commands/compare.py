@@ -25,7 +25,8 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model_a", metavar="MODEL_A", help="a shipped model, a folder, or a hub id")
     sub.add_argument("model_b", metavar="MODEL_B", help="the one that is compared with it")
     sub.add_argument("dataset", metavar="DATASET", help="see: interp list")
-    sub.add_argument("--metrics", nargs="+", metavar="METRIC", help="see: interp list (default: all)")
+    sub.add_argument("--metrics", nargs="+", metavar="METRIC", help="names (interp list) or .py files (default: all)")
+    _options.words(sub)
     sub.add_argument("--names", nargs=2, metavar=("A", "B"), help="what to call them (default: their folders' names)")
     sub.add_argument(
         "--effects",
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     first, second = (_loader(folder, options, which, place, metrics) for which, place in places.items())
     names = tuple(options.names) if options.names else None
     how = {"effects": options.effects, "recall": options.recall, **session.measured(options)}
-    found = interp.compare(first, second, dataset, [*metrics], options.samples, names=names, **how, store=folder)
+    found = interp.compare(first, second, dataset, options.metrics, options.samples, names=names, **how, store=folder)
     skipped = [{"sample_id": f"{model}: {skip.sample_id}", "reason": skip.reason} for model, skip in found.skipped]
     session.keep(folder, comparison, found.tables(), skipped, comparison=found.manifest)
 

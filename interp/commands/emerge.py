@@ -26,7 +26,10 @@ def options(sub: argparse.ArgumentParser) -> None:
         "series", metavar="SERIES", help="a folder of checkpoint-N, a shipped model, STEP=PLACE,..., or a hub id"
     )
     sub.add_argument("dataset", metavar="DATASET", help="see: interp list")
-    sub.add_argument("--metric", nargs="+", metavar="METRIC", help="default: pointing_game average_precision")
+    sub.add_argument(
+        "--metric", nargs="+", metavar="METRIC", help="names or .py files (default: pointing_game average_precision)"
+    )
+    _options.words(sub)
     sub.add_argument("--base", metavar="PLACE", help="what the checkpoints are laid over (default: base/ beside them)")
     sub.add_argument("--revisions", nargs="+", metavar="R", help="of the hub id; their last number is the step")
     sub.add_argument("--recall", action="store_true", help="let every checkpoint answer, count the things it names")
@@ -57,9 +60,9 @@ def run(options: argparse.Namespace) -> None:
         "checkpoints": [[point.step, point.kind, point.damaged] for point in found.points],
     }
     how = {"recall": options.recall, **session.measured(options)}
-    result = interp.emerge(lmm, found, dataset, [*metrics], options.samples, **how, store=folder)
+    result = interp.emerge(lmm, found, dataset, options.metric or METRICS, options.samples, **how, store=folder)
     emergence.clear(folder)
-    emergence.keep_examples(folder, result.examples, result.tables.best(next(iter(metrics)))[0])
+    emergence.keep_examples(folder, result.examples, result.tables.best(next(iter(metrics)))[0], metrics)
     tables = {file: getattr(result.tables, name) for name, file in emergence.TABLES.items()}
     skipped = [{"sample_id": name, "reason": reason} for name, reason in result.skipped]
     session.keep(folder, emergence, tables, skipped)

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     source: Any = interp.series(options.model) if options.checkpoints else first
     if options.beside:
         source = [first, session.load(options, options.beside)]
-    settings = {**session.arguments(options, first), "pixels": digest(image)}
+    settings = {**session.arguments(options, first), "pixels": digest(image), "heads": session.heads_said(heads)}
     folder = session.begin(options, settings, first)
     made = interp.explore(
         source,

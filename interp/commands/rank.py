@@ -24,7 +24,8 @@ EXAMPLES, BEST, TOUCHED = 6, 3, 3
 def options(sub: argparse.ArgumentParser) -> None:
     """The command's options."""
     _options.model_and_data(sub)
-    sub.add_argument("--metrics", nargs="+", metavar="METRIC", help="see: interp list (default: all)")
+    sub.add_argument("--metrics", nargs="+", metavar="METRIC", help="names (interp list) or .py files (default: all)")
+    _options.words(sub)
     _options.measured(sub)
     sub.add_argument(
         "--control",
@@ -46,25 +47,29 @@ def run(options: argparse.Namespace) -> None:
     folder.manifest["about"] = session.about_run(options, lmm, metrics)
     session.say(f"ranking {lmm.layers} x {lmm.heads} heads of {options.model} on {options.dataset}")
     how = {"control": options.control, **session.measured(options)}
-    found = interp.rank(lmm, dataset, [*metrics], options.samples, **how, store=folder)
+    found = interp.rank(lmm, dataset, options.metrics, options.samples, **how, store=folder)
     keep(folder, found, lmm, dataset, options)
 
 
 def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: argparse.Namespace) -> None:
     """Tables, examples, figures and report."""
+    from interp.metrics._given import metric_of
     from interp.ranking.examples import examples
-    from interp.report import explorer, figures, ranking
+    from interp.report import explorer, figures, ranking, scores
 
     counts = {name: int(found.manifest[name]) for name in ("samples", "images", "phrases", "skipped")}
     about = {**run.manifest["about"], "headline": found.headline, "by": found.manifest["by"]}
     score, top = found.scores[found.headline], found.top(BEST, options.by)
     gallery = figures.gallery_key(found.manifest["batches"], found.headline, top)
     if run.get(gallery) is None:
-        rows = examples(lmm, dataset, score.sample_ids, top, found.headline, EXAMPLES, vars(options))
+        scorer = next(given for given in options.metrics or [found.headline] if metric_of(given)[0] == found.headline)
+        how = {**vars(options), "words": session.words(options)}
+        rows = examples(lmm, dataset, score.sample_ids, top, scorer, EXAMPLES, how)
         run.put(gallery, figures.pack(rows))
     if options.control == "none" and explorer.key_of(run) != gallery:
         explorer.keep(run, _explored(lmm, dataset, score.sample_ids, top[0], options), gallery)
-    more = {"unmatched": found.manifest["unmatched"], "gallery": gallery}
+    scores.write(run.folder, found.scores, options.batch)
+    more = {"unmatched": found.manifest["unmatched"], "gallery": gallery, "ranking": found.manifest}
     session.warn_few(counts)
     session.keep(run, ranking, found.tables(), session.skips(found.skipped), counts=counts, about=about, **more)
 

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         "pixels": digest(image),
         "segmenter": name,
         "segmenter_weights": _masks.weights_of(segmenter),
-        "heads": options.heads if options.ranking is None else [[*head] for head in chosen["heads"]],
+        "heads": session.heads_said(chosen.get("heads")),
     }
     folder = session.begin(options, settings, lmm)
     made = interp.segment(

@@ -23,7 +23,7 @@ from interp.work.store import Store, key_of
 def measure(
     lmm: Any,
     samples: Callable[[], Iterator[Sample | Skip]],
-    metrics: Sequence[str] | None,
+    metrics: Sequence[Any] | None,
     settings: Sequence[tuple[str, str]],
     *,
     recall: bool,

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp import plugins
 from interp.comparison.result import CHOICES, EFFECTS, QUANTITIES, Measured
 from interp.statistics import contrasts
 
@@ -31,9 +30,10 @@ def recall_of(both: Sequence[Measured], seed: int) -> list[pd.DataFrame]:
 
 
 def contrasts_of(
-    phrases: pd.DataFrame, names: tuple[str, str], higher: Mapping[str, bool], seed: int
+    phrases: pd.DataFrame, names: tuple[str, str], higher: Mapping[str, bool], seed: int, raw: Sequence[str]
 ) -> list[pd.DataFrame]:
-    """All paired differences between models, settings and choices of heads, of specificity and of scores."""
+    """All paired differences between models, settings and choices of heads, of specificity and of scores. ``raw``:
+    metrics that get the raw attention, whatever the normalisation."""
     frames = []
     main, image = tuple(phrases[["normalise", "query"]].iloc[0]), images_of(phrases)
     for quantity, column in QUANTITIES.items():
@@ -41,7 +41,7 @@ def contrasts_of(
             table = contrasts.wide(some.assign(value=some[column]), ["model", "normalise", "query", "heads"])
             images = [image[sample] for sample in table.index.get_level_values("sample_id")]
             better = higher[str(metric)] or quantity == "specificity"
-            for contrast, model, a, b, columns in _pairs(table.columns, names, main, str(metric)):
+            for contrast, model, a, b, columns in _pairs(table.columns, names, main, str(metric) in raw):
                 left, right = (table[[c[side] for c in columns]].to_numpy(dtype=np.float64) for side in (0, 1))
                 frame = contrasts.differences(left, right, images, higher_is_better=better, seed=seed)
                 about = {"quantity": quantity, "metric": metric, "contrast": contrast, "model": model}
@@ -59,7 +59,7 @@ def _labelled(frame: pd.DataFrame, about: Mapping[str, Any], a: str, b: str) -> 
     return frame.assign(**labels).loc[:, [*labels, *frame]]
 
 
-def _pairs(columns: pd.Index, names: tuple[str, str], main: tuple[str, str], metric: str) -> Iterator[tuple]:
+def _pairs(columns: pd.Index, names: tuple[str, str], main: tuple[str, str], raw: bool) -> Iterator[tuple]:
     """(contrast, model, what a is, what b is, column pairs) of every contrast that was measured."""
     there = set(columns)
     settings = list(dict.fromkeys((c[1], c[2]) for c in columns))
@@ -67,7 +67,7 @@ def _pairs(columns: pd.Index, names: tuple[str, str], main: tuple[str, str], met
         label = "model" if setting == main else f"model, {'normalise' if setting[0] != main[0] else 'query'} changed"
         yield label, "", *names, [((names[0], *setting, h), (names[1], *setting, h)) for h in CHOICES]
     for axis, (effect, sides) in enumerate(EFFECTS.items()):
-        if effect == "normalise" and plugins.get("metrics", metric).raw:
+        if effect == "normalise" and raw:
             continue  # it gets the raw attention either way
         own = [tuple(side if i == axis else x for i, x in enumerate(main)) for side in sides]
         for name in names:

@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from torch import nn
+
 from interp.comparison.batch import measure
 from interp.comparison.result import EFFECTS, Comparison
 from interp.comparison.tables import compared
+from interp.models._given import lmm_of
+from interp.ranking.asked import Words
 from interp.ranking.batch import Mentions
 from interp.ranking.study import check, check_kinds
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
@@ -23,7 +27,7 @@ def compare(
     a: Any,
     b: Any,
     dataset: Iterable[Sample | Skip],
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[Any] | None = None,
     samples: int | None = None,
     *,
     names: tuple[str, str] | None = None,
@@ -42,6 +46,7 @@ def compare(
     rows: Rows = "mean",
     mentions: Mentions = "all",
     by: By | None = None,
+    phrases: Words = None,
 ) -> Comparison:
     """Two models side by side on the same phrases, with paired intervals.
 
@@ -68,12 +73,13 @@ def compare(
         raise ValueError(f"both models are called {names[0]!r}; give them two names")
     again = repeatable(dataset, samples)
     how = {"answers": answers, "seed": seed, "batch": batch, "nulls": nulls, "max_new_tokens": max_new_tokens}
-    how |= {"weighting": weighting, "rows": rows, "mentions": mentions, "by": by}
+    how |= {"weighting": weighting, "rows": rows, "mentions": mentions, "by": by, "phrases": phrases}
     kept = Memory() if store is None else store
     settings = _settings((normalise, query), effects)
     measured = []
     for source in (a, b):
-        lmm = source() if callable(source) and not hasattr(source, "layers") else source
+        loads = callable(source) and not hasattr(source, "layers") and not isinstance(source, nn.Module)
+        lmm = lmm_of(source() if loads else source)
         measured.append(measure(lmm, again, metrics, settings, recall=recall, store=kept, progress=progress, **how))
         del lmm, source
     given = names or _distinct(*(m.name for m in measured))

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp import plugins
 from interp.comparison.pairs import contrasts_of, flat, images_of, recall_of
 from interp.comparison.result import Comparison, Measured, NothingToCompare
 from interp.statistics import contrasts, intervals
@@ -34,12 +33,15 @@ def compared(
         )
     phrases = _phrases(both, names, keys)
     metrics = list(a.scores)
-    higher = {name: plugins.get("metrics", name).higher_is_better for name in metrics}
+    higher = {name: score.higher_is_better for name, score in a.scores.items()}
     layer, head = _by_place(both, keys, higher, seed)
     return Comparison(
         models=_models(both, keys, seed),
         scores=_scores(phrases, higher, seed),
-        differences=pd.concat([*contrasts_of(phrases, names, higher, seed), *recall_of(both, seed)], ignore_index=True),
+        differences=pd.concat(
+            [*contrasts_of(phrases, names, higher, seed, a.manifest.get("raw", ())), *recall_of(both, seed)],
+            ignore_index=True,
+        ),
         layers=pd.concat([_layers(m, seed) for m in both], ignore_index=True),
         heads=pd.concat([_heads(m) for m in both], ignore_index=True),
         layer_differences=layer,

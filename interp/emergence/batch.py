@@ -103,7 +103,13 @@ def example_maps(job: Job, point: Point, ready: Ready) -> Mapping[str, np.ndarra
 def _capture_examples(job: Job) -> dict[str, np.ndarray]:
     plan, arrays, words = job.plan, {}, {}
     results = captures(
-        plan.lmm, job.shown, answers=plan.answers, batch=job.batch, query=plan.query, weighting=plan.weighting
+        plan.lmm,
+        job.shown,
+        answers=plan.answers,
+        batch=job.batch,
+        query=plan.query,
+        weighting=plan.weighting,
+        phrases=plan.phrases,
     )
     for i, (sample, result) in enumerate(zip(job.shown, results, strict=True)):
         matched = match_targets(result.phrases, sample.targets) if isinstance(result, Capture) else []

@@ -59,7 +59,7 @@ class Emergence(OfTables):
         return list(dict.fromkeys(self.heads["metric"]))
 
     def plot(self, metric: str | None = None, **how: Any) -> Any:
-        """Curves over training of the first metric (or another); ``how`` as `interp.plots.emergence.growth` takes it."""
+        """Curves over training of the first metric, or another; ``how``: see `interp.plots.emergence.growth`."""
         from interp.plots.emergence import growth
 
         return growth(self.heads, self.onsets, metric or self.metrics[0], self.steps, **how)

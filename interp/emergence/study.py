@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
 import interp
-from interp import plugins
-from interp.contracts import Metric
 from interp.emergence.batch import Job, Ready, example_maps, examples_of, measure
 from interp.emergence.frozen import inputs_cache, vision_cache
 from interp.emergence.points import digest_of
@@ -22,6 +20,7 @@ from interp.emergence.result import METRICS, Emerged
 from interp.emergence.tables import emergence
 from interp.emergence.timeline import Series
 from interp.models._identity import setup
+from interp.ranking.asked import Words, metrics_asked, words_of
 from interp.ranking.batch import Mentions, Plan
 from interp.ranking.result import NothingToRank
 from interp.ranking.study import check, check_kinds
@@ -39,7 +38,7 @@ def emerge(
     lmm: Any,
     series: Series,
     dataset: Iterable[Sample | Skip],
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[Any] = METRICS,
     samples: int | None = None,
     *,
     answers: Literal["reference", "generated"] = "reference",
@@ -57,6 +56,7 @@ def emerge(
     rows: Rows = "mean",
     mentions: Mentions = "all",
     by: By | None = None,
+    phrases: Words = None,
 ) -> Emerged:
     """Every metric for every head at every sound checkpoint, and when heads begin to look at things, and at the thing
     that their word names (`interp.emergence.tables`).
@@ -70,7 +70,8 @@ def emerge(
     """
     check(answers, normalise, samples, batch, nulls, weighting, seed)
     check_kinds(answers, rows, mentions, "none", by)
-    found = {name: cast(Metric, plugins.get("metrics", name)) for name in dict.fromkeys(metrics)}
+    asked, every, sources = metrics_asked(metrics)
+    found, (own_words, said) = {name: every[name] for name in asked}, words_of(phrases)
     again = _held(repeatable(dataset, samples))
     ids = [s.sample_id if isinstance(s, Skip) else s.id for s in again()]
     if len(set(ids)) < len(ids):
@@ -80,13 +81,14 @@ def emerge(
     settings = {
         "base": digest_of(sorted([*base.glob("*.safetensors"), *base.glob("shared.json")])),
         "numbers": [str(lmm.model.dtype), lmm.device.type, setup(lmm)],
-        "metrics": list(found),
+        "metrics": {name: sources[name] for name in found},
+        "phrases": said,
         "how": [answers, normalise, query, weighting, seed, nulls, max_new_tokens, rows, mentions],
         "pool": pool.digest(),
         "version": interp.__version__,
     }
     plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting, known={})
-    plan = replace(plan, rows=rows, mentions=mentions)
+    plan = replace(plan, rows=rows, mentions=mentions, phrases=own_words)
     job = Job(
         plan,
         series,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-from interp import plugins
 from interp.answer.maps import Heads
-from interp.contracts import Metric, Segmenter
+from interp.contracts import Segmenter
 from interp.emergence.timeline import Series
 from interp.explorer.contents import contents, estimate
 from interp.explorer.handle import Explorer
 from interp.explorer.recording import WAYS, Asked, asked, peaks, recorded, taken_of_series
 from interp.explorer.shown import Shown, Taken, shown_of
 from interp.images import read_image
+from interp.metrics._given import metrics_of
+from interp.models._given import lmm_of
 from interp.models._lmm import LMM
 from interp.segmenters._load import load_segmenter
 from interp.types import Capture, Sample
@@ -33,7 +34,7 @@ def explore(
     words: Any = None,
     heads: Heads = "all",
     ways: Sequence[tuple[str, str]] = WAYS,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[Any] = METRICS,
     segmenter: Segmenter | str | None = None,
     steps: Sequence[int] | None = None,
     limit: int = LIMIT,
@@ -49,7 +50,7 @@ def explore(
         words: words of the answer to take in place of its noun phrases, as ``phrases`` of `interp.capture`.
         heads: which heads the page shows; all, or a list of (layer, head) where all would be too much.
         ways: (query, weighting) to record, most wanted first.
-        metrics: names of metrics; those that use masks also give a specificity.
+        metrics: in any form that `interp.rank` takes; those that use masks also give a specificity.
         segmenter: loaded or by name; the page then shows the mask that a point at the map's peak gives.
         steps: of a series, which checkpoints; None: all sound ones.
         limit: bytes that maps may take. What does not fit is left out, last ways first; `Explorer.left_out` says what.
@@ -64,8 +65,9 @@ def explore(
     >>> page.heads  # what is picked on the page, once it is shown
     ()
     """
-    found = {name: cast(Metric, plugins.get("metrics", name)) for name in dict.fromkeys(metrics)}
-    several = list(source) if isinstance(source, list | tuple) else [source]
+    found = metrics_of(metrics)
+    several = list(source) if isinstance(source, list) else [source]
+    several = [one if isinstance(one, Series | Capture) else lmm_of(one) for one in several]
     if several and all(isinstance(one, Capture) for one in several):
         taken = _given(several, image)
     else:

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
@@ -55,6 +55,19 @@ def metric_of(given: Any) -> tuple[str, Metric]:
     )
 
 
+def metrics_of(given: Iterable[Any] | None) -> dict[str, Metric]:
+    """Name -> metric of each, in the order given; None is all that there are.
+
+    Raises:
+        ValueError: two different ones of one name; and as `metric_of`.
+    """
+    found: dict[str, Metric] = {}
+    for name, metric in map(metric_of, plugins.names("metrics") if given is None else given):
+        if found.setdefault(name, metric) is not metric and source_of(found[name]) != source_of(metric):
+            raise ValueError(f"two metrics are called {name!r}; give one of them another name")
+    return found
+
+
 def source_of(metric: Metric) -> str:
     """SHA-256 of the metric's code: what stored scores of it depend on. Of a module its file and that of its ``score``;
     of a function its file, or itself in a notebook, with the values that it closes over.
@@ -69,6 +82,8 @@ def source_of(metric: Metric) -> str:
             Path(str(home.__file__)).read_text() for home in homes if isinstance(home, ModuleType) and _has_file(home)
         ]
         texts = texts or [inspect.getsource(score)]
+        if getattr(metric, "__package__", None) == __package__:
+            texts += [path.read_text() for path in sorted(Path(__file__).parent.glob("_*.py"))]
     except (OSError, TypeError) as error:
         raise ValueError(
             f"the code of {_named(score)} cannot be read ({error}); write the function in a file or a notebook's cell, "

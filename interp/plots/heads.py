@@ -156,4 +156,5 @@ def _references(bar: Axes, rows: pd.DataFrame) -> None:
             line = bar.axhline(value, color="white", linestyle=dash, linewidth=1.8, label=f"mean {name} {value:.3f}")
             line.set_path_effects([Stroke(linewidth=3, foreground="black"), Normal()])
     if bar.get_lines():
-        bar.legend(loc="lower left", bbox_to_anchor=(-0.6, 1.0), fontsize=7, borderpad=0, handlelength=1.4)
+        said = bar.legend(loc="upper right", bbox_to_anchor=(4.0, -0.03), fontsize=7, borderpad=0, handlelength=1.4)
+        said.set_in_layout(False)  # or the bar would move away from the map

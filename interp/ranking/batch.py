@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.contracts import Metric
 from interp.ranking.scoring import MetricScores
 from interp.statistics.nulls import MaskPool
-from interp.types import Query, Rows, Skip, Weighting
+from interp.types import Query, Rows, Sample, Skip, Weighting
 
 Mentions = Literal["all", "first"]
 """Which phrases are scored: all that name a target, or the first that names it; a later one may copy."""
@@ -27,8 +27,9 @@ Control = Literal["none", "image", "sinks"]
 class Plan:
     """What all batches of a run have in common; see `interp.rank`.
 
-    ``by_rows``: the metric that is also scored on each word's first and last row alone; none if empty. ``known`` keeps
-    masks on patch grids for a data set that is scored again and again; None keeps none.
+    ``phrases``: what `interp.captures` takes under that name. ``by_rows``: the metric that is also scored on each word's
+    first and last row alone; none if empty. ``known`` keeps masks on patch grids for a data set that is scored again
+    and again; None keeps none.
     """
 
     lmm: Any
@@ -45,6 +46,7 @@ class Plan:
     mentions: Mentions = "all"
     control: Control = "none"
     by_rows: str = ""
+    phrases: Callable[[Sample], Any] | None = None
     known: dict[tuple[Any, ...], tuple[Tensor, Tensor, Tensor]] | None = None
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp import plugins
 from interp.answer.capturing import captures
 from interp.answer.maps import coverage, phrase_maps, reduce_heads
 from interp.answer.targets import match_targets
+from interp.metrics._given import metric_of
 from interp.plots.overlay import Row
+from interp.ranking.asked import words_of
 from interp.ranking.scoring import scored
 from interp.types import Capture, Head, Sample, Skip
 
@@ -23,19 +24,26 @@ def examples(
     dataset: Iterable[Sample | Skip],
     sample_ids: Sequence[str],
     top: Sequence[Head],
-    metric: str,
+    metric: Any,
     count: int,
     how: Any,
 ) -> list[Row]:
     """At most ``count`` rows, of as many images drawn at random among ``sample_ids``: hits and misses as they come.
 
-    ``how`` holds the run's arguments: ``seed answers query weighting normalise batch``. Under each map stands its
+    ``how`` holds the run's arguments: ``seed answers query weighting normalise batch``, and may name ``words``
+    (`interp.ranking.asked`). Under each map stands its
     score.
     """
     rng = np.random.default_rng(how["seed"])
     samples = drawn(dataset, sample_ids, count, rng)
     results = captures(
-        lmm, samples, answers=how["answers"], batch=how["batch"], query=how["query"], weighting=how["weighting"]
+        lmm,
+        samples,
+        answers=how["answers"],
+        batch=how["batch"],
+        query=how["query"],
+        weighting=how["weighting"],
+        phrases=words_of(how.get("words"))[0],
     )
     rows = []
     for sample, result in zip(samples, results, strict=True):
@@ -57,9 +65,9 @@ def drawn(
 
 
 def _row(
-    sample: Sample, capture: Capture, which: int, mask: np.ndarray, top: Sequence[Head], metric: str, normalise: str
+    sample: Sample, capture: Capture, which: int, mask: np.ndarray, top: Sequence[Head], given: Any, normalise: str
 ) -> Row:
-    scorer = plugins.get("metrics", metric)
+    metric, scorer = metric_of(given)
     found = phrase_maps(capture, "none" if scorer.raw else normalise)
     choices: dict[str, Any] = {"mean of all heads": "all"}
     if len(top) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +39,7 @@ class Ranking(OfTables):
     the mask-free ranking. ``agreement``: Kendall's tau per metric. ``manifest``: what went in.
     """
 
-    scores: dict[str, HeadScores]
+    scores: Mapping[str, HeadScores]
     heads: pd.DataFrame
     reductions: pd.DataFrame
     phrases: pd.DataFrame

@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from tqdm.auto import tqdm
 
 import interp
-from interp import plugins
 from interp.contracts import Metric
+from interp.models._given import lmm_of
 from interp.models._identity import fingerprint, setup
+from interp.ranking.asked import Words, metrics_asked, words_of
 from interp.ranking.batch import Batch, Control, Mentions, Plan
 from interp.ranking.measure import score_batch
-from interp.ranking.result import MASK_FREE, Ranking
+from interp.ranking.result import Ranking
 from interp.ranking.tables import ranking_of
 from interp.statistics.nulls import MaskPool
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
@@ -32,7 +33,7 @@ HEADLINE = "pointing_game"
 def rank(
     lmm: Any,
     dataset: Iterable[Sample | Skip],
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[Any] | None = None,
     samples: int | None = None,
     *,
     answers: Literal["reference", "generated"] = "reference",
@@ -49,6 +50,7 @@ def rank(
     mentions: Mentions = "all",
     control: Control = "none",
     by: By | None = None,
+    phrases: Words = None,
 ) -> Ranking:
     """The heads of a model, scored on how well they ground the phrases that name a target: whether they look at things
     (own mask beside masks of other images) and at this word's thing (`interp.ranking.specificity`).
@@ -56,7 +58,9 @@ def rank(
     Args:
         dataset: goes round twice, for the masks and for the model: a list or another object that can be iterated
             anew. An iterator that cannot is read into memory. A ``Skip`` in place of a sample is recorded.
-        metrics: names of files in ``interp/metrics``; None is all of them.
+        lmm: an LMM, (model, processor), or a name as for `interp.load`.
+        metrics: names of files in ``interp/metrics``, files or modules like them, or functions of maps and masks
+            (`interp.metrics._given.metric_of`); None is all of the first.
         samples: at most so many of the data set's first samples.
         answers: the samples' own answers, or those that the model generates.
         normalise: the maps of metrics that do not ask for raw attention: minus the answer's mean, or as they are.
@@ -71,11 +75,13 @@ def rank(
             predicting row is the only one that cannot have read the word.
         mentions: score all phrases that name a target, or only the first that does.
         control: ``image`` (another image for the same words) or ``sinks``: see `interp.ranking.controls`.
+        phrases: which words of the answers are scored (`interp.ranking.asked.Words`): words of one's own, by targets of
+            that name. None are the noun phrases.
         by: the best heads are chosen by ``specificity`` or by ``mean``; None: by specificity, where any head has one.
 
     Raises:
         interp.plugins.UnknownName: no metric of that name.
-        ValueError: a bad argument, or a sample id that occurs twice.
+        ValueError: a bad argument, a metric whose code cannot be read, or a sample id that occurs twice.
         NothingToRank: no phrase could be scored.
 
     >>> import interp
@@ -88,8 +94,9 @@ def rank(
     """
     check(answers, normalise, samples, batch, nulls, weighting, seed)
     check_kinds(answers, rows, mentions, control, by)
-    asked = list(dict.fromkeys(plugins.names("metrics") if metrics is None else metrics))
-    found = {name: cast(Metric, plugins.get("metrics", name)) for name in dict.fromkeys([*asked, *MASK_FREE])}
+    lmm = lmm_of(lmm)
+    asked, found, sources = metrics_asked(metrics)
+    own_words, said = words_of(phrases)
     main = headline(asked, found)
     again = repeatable(dataset, samples)
     ids: list[str] = []
@@ -100,6 +107,8 @@ def rank(
         "weights": fingerprint(getattr(lmm, "model", None)),
         "setup": setup(lmm),
         "metrics": list(found),
+        "sources": sources,
+        "phrases_asked": said,
         "answers": answers,
         "normalise": normalise,
         "query": query,
@@ -116,7 +125,7 @@ def rank(
     }
     plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting)
     by_rows = main if found[main].uses_mask else ""
-    plan = replace(plan, rows=rows, mentions=mentions, control=control, by_rows=by_rows)
+    plan = replace(plan, rows=rows, mentions=mentions, control=control, by_rows=by_rows, phrases=own_words)
     kept = Memory() if store is None else store
     done, keys = [], []
     with tqdm(total=len(ids), desc="attention", unit="image", disable=not progress) as bar:
@@ -129,7 +138,13 @@ def rank(
             done.append(Batch.of(arrays, maps=False))
             keys.append(key)
             bar.update(len(group))
-    manifest = {**settings, "batch": batch, "samples": len(ids), "asked": asked}
+    manifest = {
+        **settings,
+        "raw": [name for name in asked if found[name].raw],
+        "batch": batch,
+        "samples": len(ids),
+        "asked": asked,
+    }
     manifest["batches"] = hashlib.sha256(" ".join(keys).encode()).hexdigest()
     return ranking_of(plan, done, lambda i: _again(kept, keys[i]), asked, by, manifest)
 

@@ -1,41 +1,53 @@
-"""One capture in a folder: its rows as arrays, and its figures."""
+"""One capture in a folder: all of it in a file, and its figures."""
 
 from __future__ import annotations
 
-import io
-import json
 from pathlib import Path
 
 import numpy as np
 
 from interp.answer.maps import phrase_maps, reduce_heads
+from interp.answer.stored import load
 from interp.explorer.study import explore
 from interp.plots.overlay import Row, atlas, gallery
+from interp.plots.style import labels
 from interp.report import explorer, html
 from interp.report.figures import save
 from interp.report.run import Run
-from interp.types import Capture, layer_numbers
-from interp.work.files import write_bytes
+from interp.types import Capture
+
+FILE, IMAGE = "capture.safetensors", "image"
 
 
 def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None:
-    """``capture.npz``, the gallery of all phrases and an atlas of every head per phrase."""
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        attention=capture.attention.float().cpu().numpy(),
-        mean=capture.mean.float().cpu().numpy(),
-        kept=capture.kept,
-        token_index=capture.grid.token_index,
-        box=np.array(capture.grid.box),
-        tokens=np.array(capture.tokens),
-        answer=np.array(capture.answer),
-        phrases=np.array(json.dumps([vars(phrase) for phrase in capture.phrases])),
-        weighting=np.array(capture.weighting),
-        **_about_layers_and_views(capture),
-    )
-    write_bytes(run.folder / "capture.npz", buffer.getvalue())
-    found = phrase_maps(capture, normalise)
+    """``capture.safetensors`` (`Capture.load` reads it), the explorer, and the figures of `draw`."""
+    capture.save(run.folder / FILE)
+    run.put(IMAGE, {"image": image})
+    explorer.keep(run, explorer.first_that_fits([lambda: explore(capture, image, limit=explorer.LIMIT)]))
+    run.manifest["capture"] = {
+        "answer": capture.answer,
+        "prompt": capture.prompt,
+        "query": capture.query,
+        "weighting": capture.weighting,
+        "phrases": labels(phrase.text for phrase in capture.phrases),
+        "grid": [*capture.grid.shape],
+        "normalise": normalise,
+    }
+    run.save_manifest()
+    draw(run)
+
+
+def draw(run: Run) -> None:
+    """The gallery of all phrases and an atlas of every head per phrase.
+
+    Raises:
+        ValueError: the image is not there; capture it again.
+    """
+    stored = run.get(IMAGE)
+    if stored is None:
+        raise ValueError(f"{run.folder} has lost its image; run the same `interp capture` again with --force")
+    capture, image = load(run.folder / FILE), stored["image"]
+    found = phrase_maps(capture, run.manifest["capture"]["normalise"])
     maps = found.maps
     reductions = {"mean of all heads": reduce_heads(maps, "all").float().cpu().numpy()}
     if maps.shape[2] >= 2:
@@ -45,29 +57,8 @@ def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None
         for i, phrase in enumerate(capture.phrases)
     ]
     save(run, "gallery", gallery(rows))
-    for i, phrase in enumerate(capture.phrases):
-        save(run, f"phrase_{i}", atlas(maps[i].float().cpu().numpy(), phrase.text, found.layers))
-    explorer.keep(run, explorer.first_that_fits([lambda: explore(capture, image, limit=explorer.LIMIT)]))
-    run.manifest["capture"] = {
-        "answer": capture.answer,
-        "prompt": capture.prompt,
-        "query": capture.query,
-        "weighting": capture.weighting,
-        "phrases": [phrase.text for phrase in capture.phrases],
-        "grid": [*capture.grid.shape],
-        "normalise": normalise,
-    }
-
-
-def _about_layers_and_views(capture: Capture) -> dict[str, np.ndarray]:
-    """Layers' numbers; names, tokens and boxes of the image's other views; what no map shows."""
-    arrays = {"layers": np.array(layer_numbers(capture.layers, capture.attention.shape[1]))}
-    arrays |= {"view": np.array(capture.grid.name), "placeless": capture.grid.placeless}
-    if capture.elsewhere is not None:
-        arrays["elsewhere"] = capture.elsewhere.float().cpu().numpy()
-    for view in capture.grid.others:
-        arrays |= {f"token_index of {view.name}": view.token_index, f"box of {view.name}": np.array(view.box)}
-    return arrays
+    for i, name in enumerate(labels(phrase.text for phrase in capture.phrases)):
+        save(run, f"phrase_{i}", atlas(maps[i].float().cpu().numpy(), name, found.layers))
 
 
 def page(run: Run) -> Path:

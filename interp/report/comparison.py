@@ -32,6 +32,10 @@ COLUMNS = [
 COLUMNS += ["p", "p_corrected", "favours"]
 
 
+FILES = ("models", "scores", "differences", "layers", "heads", "layer_differences", "head_differences", "phrases")
+"""The tables of `interp.comparison.result.Comparison`."""
+
+
 CHANGED = {"model, normalise changed": "the other normalisation", "model, query changed": "the other row"}
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from interp import plugins
 from interp.emergence.result import Example
 from interp.emergence.tables import LEVEL
 from interp.explorer.contents import contents
@@ -49,10 +48,9 @@ def draw(run: Run) -> None:
         write_bytes(run.folder / "figures" / f"maps_{metric}.gif", moving)
 
 
-def keep_examples(run: Run, examples: Sequence[Example], best: Head) -> None:
+def keep_examples(run: Run, examples: Sequence[Example], best: Head, metrics: Mapping[str, Any]) -> None:
     """The examples' maps at every step, for the explorer; fewer examples or steps where all would be too much."""
     how = run.manifest["arguments"]
-    metrics: dict[str, Any] = {name: plugins.get("metrics", name) for name in run.manifest["about"]["metrics"]}
     steps = sorted(examples[0].maps) if examples else []
     attempts = [(len(examples), 1), *((1, every) for every in (1, 2, 4, 8))] if examples else []
     explored = explorer.first_that_fits(

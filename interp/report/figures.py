@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from interp.plots.overlay import Row
 from interp.plots.style import style
@@ -19,6 +20,8 @@ from interp.types import PatchGrid
 from interp.work.files import write_bytes
 
 GALLERY = "gallery"
+LEAST = 5.5
+"""Points: the smallest text in a figure that was made narrower."""
 
 
 def gallery_key(batches: str, metric: str, heads: Iterable[Any]) -> str:
@@ -28,12 +31,35 @@ def gallery_key(batches: str, metric: str, heads: Iterable[Any]) -> str:
 
 
 def save(run: Run, name: str, figure: Figure) -> str:
-    """``figures/NAME.png``, written whole or not at all, without the date that would change its bytes."""
-    buffer = io.BytesIO()
-    with style():  # texts that are made while drawing
-        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
-    write_bytes(run.folder / "figures" / f"{name}.png", buffer.getvalue())
+    """``figures/NAME.png``, written whole or not at all, without the date that would change its bytes; and the same in
+    other ways: ``run.drawn`` holds ``formats``, ``dpi`` and, in inches, ``width``."""
+    folder = run.folder / "figures"
+    write_bytes(folder / f"{name}.png", drawn(figure, "png", 120))
+    if width := run.drawn.get("width"):
+        fit(figure, width)
+    for kind in run.drawn.get("formats", ()):
+        write_bytes(folder / f"{name}.{kind}", drawn(figure, kind, run.drawn["dpi"]))
     return f"figures/{name}.png"
+
+
+def drawn(figure: Figure, kind: str, dpi: int) -> bytes:
+    """The figure as a file of that kind."""
+    buffer = io.BytesIO()
+    undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    with style():  # texts that are made while drawing
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=undated[kind])
+    return buffer.getvalue()
+
+
+def fit(figure: Figure, width: float) -> None:
+    """Makes the figure that many inches wide, if it is wider; texts shrink by less, and never below `LEAST` points."""
+    wide, high = figure.get_size_inches()
+    scale = width / wide
+    if scale >= 1:
+        return
+    figure.set_size_inches(width, high * scale**0.6)
+    for text in figure.findobj(Text):
+        text.set_fontsize(max(text.get_fontsize() * scale**0.5, min(LEAST, text.get_fontsize())))
 
 
 def headline(heads: pd.DataFrame, metrics: Mapping[str, Any]) -> str:

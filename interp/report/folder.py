@@ -18,6 +18,7 @@ _OURS = (
     "explorer.html",
     "explorer.json",
     "capture.npz",
+    "capture.safetensors",
     "comparison.csv",
     "comparison.md",
     "masks.npz",

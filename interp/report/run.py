@@ -39,6 +39,8 @@ class Run:
     def __init__(self, folder: Path, manifest: dict[str, Any]):
         self.folder = folder
         self.manifest = manifest
+        self.drawn: dict[str, Any] = {}
+        """How figures are written beside the report's: see `interp.report.figures.save`."""
 
     @classmethod
     def open(

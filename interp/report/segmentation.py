@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from interp.plots.segments import colour, overlay, pieces
+from interp.plots.style import labels
 from interp.report import explorer, html
 from interp.report.figures import save
 from interp.report.run import Run
 from interp.segmentation.exports import coco_results, gcg
-from interp.types import Segmentation
+from interp.types import Phrase, Segmentation, Skip
 from interp.work.files import write_bytes
 
 LONGEST = 230
@@ -36,7 +37,8 @@ def write(run: Run, made: Segmentation, image: np.ndarray, image_id: str) -> Non
     buffer = io.BytesIO()
     np.savez_compressed(buffer, masks=made.masks, points=made.points, confidence=made.confidence)
     write_bytes(run.folder / "masks.npz", buffer.getvalue())
-    save(run, "overlay", overlay(image, made))
+    spans = [[p.text, p.root, p.lemma, p.start, p.end, list(p.tokens)] for p in made.phrases]
+    run.put("image", {"image": image, "phrases": np.array(json.dumps(spans))})
     run.manifest["segmentation"] = {
         "answer": made.answer,
         "prompt": made.prompt,
@@ -44,6 +46,38 @@ def write(run: Run, made: Segmentation, image: np.ndarray, image_id: str) -> Non
         "phrases": [_row(made, i) for i in range(len(made.phrases))],
         "pieces": pieces(made.answer, made.phrases),
     }
+    run.save_manifest()
+    draw(run)
+
+
+def draw(run: Run) -> None:
+    """The overlay of all masks.
+
+    Raises:
+        ValueError: the image is not there; segment it again.
+    """
+    save(run, "overlay", overlay(*segmented(run)))
+
+
+def segmented(run: Run) -> tuple[np.ndarray, Segmentation]:
+    """The image and its segmentation, as they were written.
+
+    Raises:
+        ValueError: the image is not there.
+    """
+    stored, about = run.get("image"), run.manifest["segmentation"]
+    if stored is None:
+        raise ValueError(f"{run.folder} has lost its image; run the same `interp segment` again with --force")
+    with np.load(run.folder / "masks.npz") as arrays:
+        masks, points, confidence = (arrays[name] for name in ("masks", "points", "confidence"))
+    phrases = tuple(Phrase(*own[:5], tuple(own[5])) for own in json.loads(str(stored["phrases"])))
+    skipped = tuple(Skip(skip["sample_id"], skip["reason"]) for skip in run.manifest["skipped"])
+    words = (about["prompt"], about["answer"], phrases)
+    made = Segmentation(
+        run.manifest["arguments"].get("image_id") or "", *words, points, masks, confidence,
+        skipped=skipped, details=about["details"],
+    )  # fmt: skip
+    return stored["image"], made
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -80,7 +114,7 @@ def _row(made: Segmentation, i: int) -> dict[str, Any]:
     point = [int(value) for value in made.points[i]] if np.isfinite(made.points[i]).all() else None
     confidence = float(made.confidence[i])
     return {
-        "text": made.phrases[i].text,
+        "text": labels(phrase.text for phrase in made.phrases)[i],
         "root": made.phrases[i].root,
         "point": "–" if point is None else f"{point[0]}, {point[1]}",
         "area": f"{100 * made.masks[i].mean():.1f} %",

@@ -46,7 +46,7 @@ def scenes(n, seed=0):
     return samples
 
 
-def fake_captures(lmm, samples, *, answers, batch, tokens, query, max_new_tokens, weighting="attention"):
+def fake_captures(lmm, samples, *, answers, batch, tokens, query, max_new_tokens, phrases=None, weighting="attention"):
     """Attention of a model in which half of the heads prefer the centre and one may look at the object."""
     for sample in samples:
         lmm.captured.append(sample.id)

@@ -21,6 +21,18 @@ RANKED = {
     "heads": Table("a metric and head", METRIC | HEAD | STATISTICS | RANK),
     "reductions": Table("a metric and choice of heads", METRIC | REDUCTION | STATISTICS, names=REDUCTIONS),
     "phrases": Table("a phrase, metric and choice of heads", IMAGE | NAMED | VALUE, names=REDUCTIONS),
+    "scores": Table(
+        "a phrase, metric and head: all that was measured; a row group a batch of samples, zstd",
+        IMAGE
+        | {
+            "number": Column("place of the phrase in the run, from 0", "", COUNT),
+            "phrase": NAMED["phrase"],
+            "partners": NAMED["partners"],
+        }
+        | HEAD
+        | METRIC
+        | {name: VALUE[name] for name in ("value", "null", "specificity", "chance")},
+    ),
     "rows": Table(
         "a kind of row, class of words, kind of phrase and head, for the headline metric",
         METRIC
