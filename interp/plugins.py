@@ -101,6 +101,18 @@ def data_folder() -> Path:
     return Path(os.environ.get("INTERP_DATA") or Path(interp.__file__).parent.parent / "data")
 
 
+def to_get(what: str) -> str:
+    """How to get something of ``data/``, which a clone has and an installed package has not.
+
+    >>> to_get("mini-llava").split(":")[0]
+    'mini-llava lies in data/ of the repository, not in the installed package'
+    """
+    return (
+        f"{what} lies in data/ of the repository, not in the installed package: clone it and run there, or let "
+        f"INTERP_DATA name a clone's data/ (now {data_folder()})"
+    )
+
+
 def shipped() -> list[str]:
     """Names of the shipped models: the folders of ``data/`` with a ``base/config.json``."""
     return sorted(path.parent.parent.name for path in data_folder().glob("*/base/config.json"))

@@ -31,13 +31,19 @@ def options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--remove-corners", action="store_true", help="corner patches get the lowest value")
     sub.add_argument("--end", action="store_true", help="the row that predicts the answer's end is in its mean")
-    sub.add_argument("--drop-invisible", action="store_true", help='leave out "the image", "the left", ...')
+    invisible = sub.add_mutually_exclusive_group()
+    invisible.add_argument(
+        "--drop-invisible", action="store_true", default=None, help='leave out "a photo", "the left", ... (of segment the '
+        "default, unless a preset settles it)",
+    )  # fmt: skip
+    invisible.add_argument("--keep-invisible", dest="drop_invisible", action="store_false", help="segment these too")
     sub.add_argument("--min-confidence", type=float, metavar="X", help="leave out masks of a lower score")
     sub.add_argument("--merge", choices=("drop", "share"), help="phrases with the same mask: keep one, or share it")
 
 
-def method_options(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of `interp.segmentation.method.Method` that were given."""
+def method_options(options: argparse.Namespace, drop: bool = False) -> dict[str, Any]:
+    """The options of `interp.segmentation.method.Method` that were given; ``drop``: what is no thing is left out unless
+    they say otherwise."""
     from interp.segmentation.method import INVISIBLE
 
     given = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) not in (None, False)}
@@ -47,7 +53,7 @@ def method_options(options: argparse.Namespace) -> dict[str, Any]:
         given["heads"] = heads_of(options)
     elif options.ranking is not None:
         raise ValueError("--ranking says where heads are ranked; say how many to take, e.g. --heads top3")
-    if options.drop_invisible:
+    if options.drop_invisible or (options.drop_invisible is None and drop and options.preset is None):
         given["drop_words"] = INVISIBLE
     return given
 

@@ -8,15 +8,17 @@ import base64
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from interp import plugins
 from interp.commands import _options
 from interp.commands import _session as session
-from interp.plugins import data_folder, shipped
+from interp.plugins import data_folder, shipped, to_get
 
 HELP = "the whole story on the shipped model, in minutes"
 SHIPPED, OTHER = "mini-llava", "mini-difflmm"
-PICTURE = "scene.png"
+SCENES = 3
+MASKS = "What is that good for? Masks of what it names, on the first three test scenes."
 
 
 def options(sub: argparse.ArgumentParser) -> None:
@@ -36,6 +38,8 @@ class Part:
     title: str
     words: tuple[str, ...]
     figures: tuple[str, ...]
+    caption: str = ""
+    """Parts that follow one another under one title stand side by side, with their captions."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -48,12 +52,12 @@ def run(options: argparse.Namespace) -> None:
     """
     if options.model == SHIPPED and SHIPPED not in shipped():
         raise LookupError(
-            f"{SHIPPED} is not in {data_folder()}; train it with `python analyses/train_mini_llava.py --out "
-            f"data/{SHIPPED}`, or rank another one: interp demo --model FOLDER_OR_HUB_ID"
+            f"{SHIPPED} is not in {data_folder()}. {to_get(SHIPPED)}; or show another model: interp demo --model "
+            "FOLDER_OR_HUB_ID"
         )
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    _write_scene(out / PICTURE)
+    _write_scenes(out)
     chosen = parts(options.model, options.samples, out)
     for number, part in enumerate(chosen, 1):
         words = [*part.words, "--out", str(out / part.folder), *_passed_on(options)]
@@ -89,13 +93,27 @@ def parts(model: str, samples: int, out: Path) -> list[Part]:
         words = ("emerge", model, "scenes", "--samples", few, "--metric", "pointing_game")
         found.append(Part("emergence", "When did they begin to?", words, ("growth_pointing_game.png",)))
     if model in shipped():
-        words = ("segment", model, str(out / PICTURE), "Describe the image.")
-        found.append(Part("segmentation", "What is that good for? Masks of what it names.", words, ("overlay.png",)))
+        found += [part for number in range(SCENES) for part in masks(model, out, number)]
     if model == SHIPPED and OTHER in shipped():
         words = ("compare", SHIPPED, OTHER, "scenes", "--samples", few)
         title = "Does a model with a diffusion model's eyes ground better?"
         found.append(Part("comparison", title, words, ("heads_pointing_game.png",)))
     return found
+
+
+def masks(model: str, out: Path, number: int) -> list[Part]:
+    """Masks of one scene: by the best three heads of the ranking that the demo has made, and by the paper's mean."""
+    words = ("segment", model, str(out / picture(number)), "Describe the image.")
+    ranked = ("--heads", "top3", "--ranking", str(out / "heads"))
+    return [
+        Part(f"masks-{number}", MASKS, (*words, *ranked), ("overlay.png",), "the best three heads of this ranking"),
+        Part(f"masks-{number}-all", MASKS, words, ("overlay.png",), "the mean of all heads (the paper)"),
+    ]
+
+
+def picture(number: int) -> str:
+    """The file of one of the scenes that are segmented."""
+    return f"scene-{number}.png"
 
 
 def _passed_on(options: argparse.Namespace) -> list[str]:
@@ -104,12 +122,13 @@ def _passed_on(options: argparse.Namespace) -> list[str]:
     return words + ["--force"] * options.force
 
 
-def _write_scene(path: Path) -> None:
+def _write_scenes(out: Path) -> None:
     from PIL import Image
 
     from interp.datasets import scenes
 
-    Image.fromarray(next(iter(scenes.load(split="test", samples=1))).image).save(path)
+    for number, scene in enumerate(scenes.load(split="test", samples=SCENES)):
+        Image.fromarray(scene.image).save(out / picture(number))
 
 
 def _page(out: Path, chosen: list[Part], options: argparse.Namespace) -> Path:
@@ -117,12 +136,17 @@ def _page(out: Path, chosen: list[Part], options: argparse.Namespace) -> Path:
     from interp.report import explorer, html
     from interp.report.run import Run
 
-    shown = []
+    shown: list[dict[str, Any]] = []
     for part in chosen:
         drawn = [out / part.folder / "figures" / figure for figure in part.figures]
         pictures = [base64.b64encode(figure.read_bytes()).decode() for figure in drawn if figure.exists()]
         words = shlex.join(["interp", *part.words, "--out", str(out / part.folder)])
-        shown.append({"title": part.title, "folder": part.folder, "words": words, "pictures": pictures})
+        about = {"folder": part.folder, "words": words, "pictures": pictures, "caption": part.caption}
+        if not shown or shown[-1]["title"] != part.title:
+            shown.append({"title": part.title, "parts": []})
+        shown[-1]["parts"].append(about)
     path = out / "report.html"
     first = explorer.shown(Run.read(out / chosen[0].folder))
-    return html.save(path, html.template("demo").render(model=options.model, parts=shown, explorer=first))
+    ranked = f"The heads were chosen on the {options.samples} scenes of the first part, these three among them."
+    page = html.template("demo").render(model=options.model, groups=shown, explorer=first, masks=MASKS, ranked=ranked)
+    return html.save(path, page)

@@ -241,6 +241,6 @@ def _nowhere(name: str, source: str, error: Exception) -> str:
     if Path(source).is_dir():
         return f"the folder {source} holds no model: {error}"
     return (
-        f"{name!r} is no folder with a config.json, no shipped model ({', '.join(shipped()) or 'none are here'}), and "
+        f"{name!r} is no folder with a config.json, no shipped model ({', '.join(shipped()) or 'none here: INTERP_DATA'}), and "
         f"the hub gave none under that name: {str(error).splitlines()[0]}"
     )

@@ -153,7 +153,7 @@ def _section(run: Run, tables: Mapping[str, Any], metric: str) -> dict[str, Any]
         "metric": metric,
         "title": html.words(metric),
         "about": about,
-        "first_line": about["doc"].splitlines()[0],
+        "first_line": html.first_line(about["doc"]),
         "pictures": [p for kind in ("effects", "heads", "layers") if (p := html.picture(run, f"{kind}_{metric}"))],
         "model_rows": [_row(row, names) for row in own.to_dict("records") if _between(row)],
         "effect_rows": [_row(row, names) for row in own.to_dict("records") if not _between(row)],
@@ -172,7 +172,7 @@ def _row(row: Mapping[Any, Any], names: Sequence[str]) -> dict[str, str]:
         "model": f"{names[1]} − {names[0]}",
         "normalise": f"{row['model']}: mean subtracted − raw",
         "query": f"{row['model']}: predicting − own row",
-        "heads": f"{row['model']}: − mean of all heads",
+        "heads": f"{row['model']}: few − all heads",
     }.get(str(row["contrast"]), f"{names[1]} − {names[0]}, {CHANGED.get(str(row['contrast']), row['contrast'])}")
     return {
         "what": what,

@@ -119,7 +119,10 @@ def headline(tables: Mapping[str, pd.DataFrame], metric: str) -> str:
     """What was found for the metric, in words with numbers: heads that come to know the word, and to look at things."""
     onsets = tables["onsets"].query("metric == @metric")
     name, last = metric.replace("_", " ").capitalize(), tables["steps"]["step"].max()
-    said = [f"{name}: {_begun(onsets, '_word', 'tell the named thing from the others', last)};"]
+    at_last = tables["heads"].query("metric == @metric and step == @last")
+    basis = f"{int(at_last['n'].max())} phrases on {int(at_last['images'].max())} images"
+    rule = f"from the first step on at which corrected p < {LEVEL} and stays so to the last"
+    said = [f"{name} ({basis}; {rule}): {_begun(onsets, '_word', 'tell the named thing from the others', last)};"]
     said.append(f"{_begun(onsets, '', 'look at things at all', last)}.")
     order = tables["orders"].query("metric == @metric").iloc[0]
     if math.isfinite(order["lag"]):

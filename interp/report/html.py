@@ -83,6 +83,11 @@ def interval(row: Any) -> str:
     return f"{number(row['low'])} to {number(row['high'])}"
 
 
+def first_line(doc: str) -> str:
+    """The first sentence of a documentation, without its markup."""
+    return re.sub(r"(\*+|`+)(\S(?:.*?\S)?)\1", r"\2", doc.splitlines()[0] if doc else "")
+
+
 def words(metric: str) -> str:
     return metric.replace("_", " ")
 

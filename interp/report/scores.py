@@ -110,7 +110,6 @@ class Scores(Mapping[str, HeadScores]):
             name: table[name].to_numpy(zero_copy_only=False) for name in ("value", "null", "specificity", "chance")
         }
         square = {name: arrays[name].reshape(shape) for name in ("value", "null", "specificity")}
-        usual = list(layers) == list(range(len(layers)))
         return HeadScores(
             metric=metric,
             higher_is_better=self.higher[metric],
@@ -122,5 +121,5 @@ class Scores(Mapping[str, HeadScores]):
             chance=arrays["chance"][first],
             partners=column["partners"][first].astype(np.int64),
             image_ids=texts["image_id"],
-            layers=() if usual else tuple(int(layer) for layer in layers),
+            layers=tuple(int(layer) for layer in layers),
         )

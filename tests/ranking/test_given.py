@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ import interp
 from interp.datasets import scenes
 from interp.metrics import mass_in_mask
 from interp.ranking.asked import words_of
-from interp.types import Sample
+from interp.types import Sample, Target
 from interp.work.store import Memory
 
 WORDS = ("frog", "cup", "bear")
@@ -71,24 +73,28 @@ def test_what_is_stored_is_not_taken_for_other_words_or_another_metrics_code(lmm
     assert keys == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("given", [[], ["frog", 3], "", ["  "]])
+@pytest.mark.parametrize("given", [[], "", ["  "]])
 def test_words_that_are_none_are_refused(given):
     with pytest.raises(ValueError, match="expected words, 'targets', or a function"):
         words_of(given)
 
 
 def test_maps_from_elsewhere_rank_as_the_same_maps_do_in_a_run(lmm):
-    data = list(scenes.load(samples=6))
-    ran = interp.rank(lmm, data, ["pointing_game", "mass_in_mask"], normalise="none", progress=False)
-    maps, masks, words, images, tokens = [], [], [], [], []
-    for sample in data:
+    data, maps, masks, words, images, tokens = [], [], [], [], [], []
+    for sample in scenes.load(samples=6):
         own = interp.capture(lmm, sample.image, sample.prompt, sample.answer).maps("none")
-        for i, mask in interp.answer.targets.match_targets(own.phrases, sample.targets):
-            maps.append(own[i])
+        matched = [
+            (own.phrases[i], mask) for i, mask in interp.answer.targets.match_targets(own.phrases, sample.targets)
+        ]
+        # the nulls are drawn among the masks of what is named, so nothing else may be in the run's data set
+        data.append(replace(sample, targets=tuple(Target(phrase.root, mask) for phrase, mask in matched)))
+        for phrase, mask in matched:
+            maps.append(own[phrase])
             masks.append(mask)
-            words.append(own.phrases[i].text)
+            words.append(phrase.text)
             images.append(sample.id)
-            tokens.append(len(own.phrases[i].tokens))
+            tokens.append(len(phrase.tokens))
+    ran = interp.rank(lmm, data, ["pointing_game", "mass_in_mask"], normalise="none", progress=False)
     found = interp.score(maps, masks, words, images, ["pointing_game", "mass_in_mask"], tokens=tokens)
     for name in ("pointing_game", "mass_in_mask"):
         for part in ("values", "null", "specificity", "chance"):
