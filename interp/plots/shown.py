@@ -9,9 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from interp.answer.maps import Heads, head_list, phrase_maps, reduce_heads
+from interp.answer.targets import match_targets
 from interp.images import read_image
 from interp.plots.overlay import Row, gallery
-from interp.types import Capture, PhraseMaps, layer_numbers
+from interp.plots.style import labels
+from interp.types import Capture, PhraseMaps, Sample, layer_numbers
 
 EACH = 6
 """Heads that get a column each; of more, their mean alone is shown."""
@@ -29,8 +31,8 @@ def maps(
     """A row per phrase: the image, the mean map of the ``heads``, and each head's where they are few.
 
     Args:
-        image: what the maps lie over, in any form; None: an empty one.
-        phrases: which of them, as `PhraseMaps.place` reads them; None: all.
+        image: what the maps lie over, in any form; None: an empty one. A `Sample` also gives the outlines of its targets.
+        phrases: which of them, as `PhraseMaps.place` reads them; None: all, of a sample those that name a target.
         normalise: of a capture, as in `interp.phrase_maps`.
         how: ``ax``, ``cmap`` and ``limits`` of `interp.plots.overlay.gallery`.
 
@@ -39,11 +41,14 @@ def maps(
     """
     own = phrase_maps(found, normalise) if isinstance(found, Capture) else found
     several = phrases if isinstance(phrases, list | tuple) else [phrases]
-    chosen = list(range(len(own))) if phrases is None else [own.place(phrase) for phrase in several]
-    pixels = _empty(own) if image is None else read_image(image)
+    masks = dict(match_targets(own.phrases, image.targets)) if isinstance(image, Sample) else {}
+    every = list(masks) or list(range(len(own)))
+    chosen = every if phrases is None else [own.place(phrase) for phrase in several]
+    pixels = _empty(own) if image is None else read_image(image.image if isinstance(image, Sample) else image)
     columns = _columns(own, heads)
     drawn = {title: reduce_heads(own, some).float().cpu().numpy() for title, some in columns.items()}
-    rows = [Row(pixels, own.phrases[i].text, own.grid, {t: m[i] for t, m in drawn.items()}) for i in chosen]
+    named = labels(phrase.text for phrase in own.phrases)
+    rows = [Row(pixels, named[i], own.grid, {t: m[i] for t, m in drawn.items()}, masks.get(i)) for i in chosen]
     return gallery(rows, **how)
 
 
