@@ -1,4 +1,4 @@
-"""What a model family has where its file says nothing else: loading, decoder, template, inputs; and its grid's inputs."""
+"""What a model family has where its file says nothing else: loading, decoder, template, inputs; what its grid gets."""
 
 from __future__ import annotations
 

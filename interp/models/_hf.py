@@ -17,7 +17,6 @@ from torch import Tensor
 from interp.models._folder import BASE
 from interp.models._processor import load_processor
 
-
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
 

@@ -142,7 +142,9 @@ def layer_onsets(onsets: pd.DataFrame, heads: pd.DataFrame, metric: str) -> Figu
         panels = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
         for axes, kind in zip(panels, kinds, strict=True):
             _dots(axes, layers, column(own, kind.onset))
-            axes.set(ylabel=layer_label(rows["layer"]), title=f"{words(metric)}: where and when heads come to {kind.said}")
+            axes.set(
+                ylabel=layer_label(rows["layer"]), title=f"{words(metric)}: where and when heads come to {kind.said}"
+            )
             _stages(axes, rows, names=False)
         _step_axis(panels[-1], rows)
     return figure

@@ -108,6 +108,33 @@ class Batch:
         return cls(about["phrases"], skipped, scores, reduced, groups, *more)
 
 
+def _elsewhere(some: Sequence[Maps]) -> Float[Tensor, "phrase layer head"] | None:
+    """What lies elsewhere, joined; nothing for an image that has one view alone. None where all have."""
+    if all(m.elsewhere is None for m in some):
+        return None
+    return torch.cat([m.raw.new_zeros(m.raw.shape[:3]) if m.elsewhere is None else m.elsewhere for m in some])
+
+
+def by_grid(prepared: Sequence[Maps]) -> list[Maps]:
+    """The samples' maps, joined where their grids have one shape."""
+    groups: dict[tuple[int, ...], list[Maps]] = {}
+    for maps in prepared:
+        groups.setdefault(tuple(maps.masks.shape[1:]), []).append(maps)
+    return [
+        Maps(
+            rows=[row for m in some for row in m.rows],
+            samples=[place for m in some for place in m.samples],
+            raw=torch.cat([m.raw for m in some]),
+            normalised=torch.cat([m.normalised for m in some]),
+            masks=torch.cat([m.masks for m in some]),
+            others=torch.cat([m.others for m in some]),
+            nulls=torch.cat([m.nulls for m in some]),
+            elsewhere=_elsewhere(some),
+        )
+        for some in groups.values()
+    ]
+
+
 def pack_group(group: Maps, i: int) -> dict[str, np.ndarray]:
     """The group as arrays. Maps are in half precision; what was subtracted from a sample's maps is kept once, so that
     the raw ones can be had back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from interp import plugins
 from interp.answer.capturing import captures
 from interp.answer.maps import coverage, phrase_maps, reduce_heads
 from interp.answer.targets import match_targets
+from interp.contracts import Metric
 from interp.plots.overlay import Row
 from interp.ranking.scoring import scored
 from interp.types import Capture, Head, Sample, Skip
@@ -52,7 +53,7 @@ def examples(
 def _row(
     sample: Sample, capture: Capture, which: int, mask: np.ndarray, top: Sequence[Head], metric: str, normalise: str
 ) -> Row:
-    scorer = plugins.get("metrics", metric)
+    scorer = cast(Metric, plugins.get("metrics", metric))
     found = phrase_maps(capture, "none" if scorer.raw else normalise)
     choices: dict[str, Any] = {"mean of all heads": "all"}
     if len(top) > 1:

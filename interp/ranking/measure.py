@@ -15,7 +15,7 @@ from interp.answer.capturing import captures
 from interp.answer.maps import coverage, phrase_maps
 from interp.answer.nouns import words_of
 from interp.answer.targets import match_targets, targets_named
-from interp.ranking.batch import Maps, Plan, pack_group
+from interp.ranking.batch import Maps, Plan, by_grid, pack_group
 from interp.ranking.controls import other_images, sinks_of, without
 from interp.ranking.reductions import in_order, score_reductions
 from interp.ranking.scoring import MetricScores, score_sample
@@ -60,7 +60,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
         prepared.append(own)
         layers = own.layers
     phrases = [about for own in prepared for about in own.about]
-    groups = _by_grid([own.maps for own in prepared])
+    groups = by_grid([own.maps for own in prepared])
     pairs = [partners([phrases[row] for row in g.rows]) for g in groups]
     found = {
         "heads": [
@@ -146,10 +146,10 @@ def _prepare(
     index = [phrase.pop("index") for phrase in about]
     try:
         raw, normalised, elsewhere = _maps(plan, result, index, plan.rows)
-        singly = {
-            rows: _maps(plan, result, index, rows)[0 if plan.metrics[plan.by_rows].raw else 1]
-            for rows in (("mean", "first", "last") if plan.by_rows else ())
-        }
+        singly = dict[str, Tensor]()
+        for kind in ("mean", "first", "last") if plan.by_rows else ():
+            one_raw, one_normalised, _ = _maps(plan, result, index, kind)
+            singly[kind] = one_raw if plan.metrics[plan.by_rows].raw else one_normalised
     except ValueError as error:
         raise _LeftOut(str(error)) from error
     on_grid, others, nulls = _masks(plan, sample, about, index, masks, result.grid)
@@ -223,30 +223,3 @@ def _masks(
             known.clear()
         known[key] = coverage(masks, grid), usual.expand(len(index), -1, -1), stack(nulls, plan.nulls)
     return known[key]
-
-
-def _elsewhere(some: Sequence[Maps]) -> Float[Tensor, "phrase layer head"] | None:
-    """What lies elsewhere, joined; nothing for an image that has one view alone. None where all have."""
-    if all(m.elsewhere is None for m in some):
-        return None
-    return torch.cat([m.raw.new_zeros(m.raw.shape[:3]) if m.elsewhere is None else m.elsewhere for m in some])
-
-
-def _by_grid(prepared: Sequence[Maps]) -> list[Maps]:
-    """The samples' maps, joined where their grids have one shape."""
-    groups: dict[tuple[int, ...], list[Maps]] = {}
-    for maps in prepared:
-        groups.setdefault(tuple(maps.masks.shape[1:]), []).append(maps)
-    return [
-        Maps(
-            rows=[row for m in some for row in m.rows],
-            samples=[place for m in some for place in m.samples],
-            raw=torch.cat([m.raw for m in some]),
-            normalised=torch.cat([m.normalised for m in some]),
-            masks=torch.cat([m.masks for m in some]),
-            others=torch.cat([m.others for m in some]),
-            nulls=torch.cat([m.nulls for m in some]),
-            elsewhere=_elsewhere(some),
-        )
-        for some in groups.values()
-    ]

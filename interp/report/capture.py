@@ -31,7 +31,7 @@ def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None
         answer=np.array(capture.answer),
         phrases=np.array(json.dumps([vars(phrase) for phrase in capture.phrases])),
         weighting=np.array(capture.weighting),
-        **_about_layers_and_views(capture),
+        **_about_layers_and_views(capture),  # type: ignore[arg-type]
     )
     write_bytes(run.folder / "capture.npz", buffer.getvalue())
     found = phrase_maps(capture, normalise)

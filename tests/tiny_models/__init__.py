@@ -1,4 +1,4 @@
-"""A tiny model of random weights for each family: ``tests/tiny_models/NAME.py`` with ``build() -> (model, processor)``."""
+"""A tiny model of random weights for each family: ``tiny_models/NAME.py`` with ``build() -> (model, processor)``."""
 
 import importlib
 
