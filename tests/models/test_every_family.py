@@ -283,7 +283,11 @@ def test_ranking_segments_and_emergence_run(case, made, tmp_path):
     emerged = interp.emerge(lmm, series, samples, ["pointing_game"], examples=1, progress=False)
     assert set(emerged.tables.heads["layer"]) == numbers and not emerged.skipped
     loaded = interp.load(tmp_path / "base", device="cpu", processor_options=CASES[case][1])
-    assert loaded.generate(samples[0].image, PROMPT, 5) == lmm.generate(samples[0].image, PROMPT, 5)
+    again = interp.wrap(loaded.model, lmm.processor, processor_options=CASES[case][1])
+    assert again.generate(samples[0].image, PROMPT, 5) == lmm.generate(samples[0].image, PROMPT, 5)
+    inputs = [x.inputs([samples[0].image], [x.template(PROMPT)]) for x in (loaded, lmm)]
+    pixels = [[v for v in given.values() if v.is_floating_point()] for given in inputs]
+    assert all(torch.equal(a, b) for a, b in zip(*pixels, strict=True))
 
 
 # What is refused
