@@ -1,10 +1,10 @@
 from tiny_models import parts
 
-VARIANTS = ({"do_pan_and_scan": True},)
+VARIANTS = ({"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 10},)
 
 
 def build(seed=0):
-    """Squares of 48 pixels: 6 x 6 patches of 8, pooled to 3 x 3 tokens; crops of at least 20 pixels."""
+    """Squares of 48 pixels: 6 x 6 patches of 8, pooled to 3 x 3 tokens."""
     from transformers import (
         Gemma3Config,
         Gemma3ForConditionalGeneration,
@@ -23,10 +23,7 @@ def build(seed=0):
         text_config=text, vision_config=vision, mm_tokens_per_image=9, boi_token_index=tokens.boi_token_id,
         eoi_token_index=tokens.eoi_token_id, image_token_index=tokens.image_token_id, initializer_range=0.15,
     )  # fmt: skip
-    images = Gemma3ImageProcessorPil(
-        size={"height": 48, "width": 48}, pan_and_scan_min_crop_size=20, pan_and_scan_max_num_crops=4,
-        pan_and_scan_min_ratio_to_activate=1.2,
-    )  # fmt: skip
+    images = Gemma3ImageProcessorPil(size={"height": 48, "width": 48})
     processor = Gemma3Processor(
         image_processor=images, tokenizer=tokens, chat_template=parts.chat("<start_of_image>"), image_seq_length=9
     )
