@@ -23,9 +23,13 @@ import pandas as pd
 
 from interp.emergence.points import Point, fetched, point_of
 from interp.emergence.swap import Swap
+from interp.emergence.weights import Files, whole, whole_original
 from interp.models._adapter import settings
 from interp.models._lmm import LMM
-from interp.models._load import load
+from interp.models._load import load, load_original
+from interp.models._original.layout import config_of, model_type
+from interp.models._original.parts import Parts, parts_of
+from interp.models._original.weights import Weights
 from interp.models._overlay import BASE
 from interp.plugins import data_folder
 
@@ -69,7 +73,10 @@ class Series:
         return pd.DataFrame(rows)
 
     def load(self, **options: Any) -> Any:
-        """The base as an ``LMM``; options as for ``interp.load``."""
+        """The base as an ``LMM``; options as for ``interp.load``. One in the original LLaVA layout, or a Llama on which
+        LLaVA's own code trained, is converted in memory, with the projector of the first checkpoint."""
+        if parts := self.original():
+            return load_original(parts, self.base, **options)
         if self.base_revision:
             options["revision"] = self.base_revision
         return load(self.base, **options)
@@ -78,9 +85,30 @@ class Series:
         """Where the base's files lie; fetched from the hub first if they are not here."""
         return fetched(self.base, self.base_revision)
 
+    def original(self) -> Parts | None:
+        """What the base is made of, if it must be converted from the original LLaVA layout; else None."""
+        if config_of(self.base, revision=self.base_revision) is not None:
+            return parts_of(self.base_folder())
+        run = next((p for p in self.sound if config_of(p.place, revision=p.revision) is not None), None)
+        if run is None or model_type(self.base) != "llama":
+            return None
+        return parts_of(run.folder(), self.base, adapted=False)
+
+    def base_files(self) -> list[Path]:
+        """The files that the base's weights lie in."""
+        if parts := self.original():
+            return Weights(parts).files
+        folder = self.base_folder()
+        return sorted([*folder.glob("*.safetensors"), *folder.glob("shared.json")])
+
+    def base_weights(self, model: Any) -> Files | Weights:
+        """All of the base's weights, each read when asked for."""
+        parts = self.original()
+        return whole(model, self.base_folder()) if parts is None else whole_original(model, parts)
+
     def swap(self, lmm: Any) -> Swap:
         """A context manager that gives the model each checkpoint's weights; see `interp.emergence.swap.Swap`."""
-        return Swap(lmm.model if isinstance(lmm, LMM) else lmm, self.points, self.base_folder)
+        return Swap(lmm.model if isinstance(lmm, LMM) else lmm, self.points, self.base_weights)
 
 
 def series(
@@ -152,7 +180,7 @@ def _joint(places: Sequence[str]) -> str:
 
 
 def _with_base(found: Series) -> Series:
-    """The series with a base: given, the first full checkpoint, or what the first adapter was trained on."""
+    """The series with a base: given, the first full checkpoint, or what the first other one was trained on."""
     if found.base:
         return found
     for point in found.sound:
@@ -160,6 +188,9 @@ def _with_base(found: Series) -> Series:
             return replace(found, base=point.place, base_revision=point.revision)
     for point in found.sound:
         if point.kind == "adapter" and (named := settings(point.folder()).get("base_model_name_or_path")):
+            return replace(found, base=str(named))
+    for point in found.sound:
+        if named := (config_of(point.place, revision=point.revision) or {}).get("_name_or_path"):
             return replace(found, base=str(named))
     reasons = "; ".join(f"step {p.step}: {p.damaged}" for p in found.points if p.damaged)
     raise NoSeries(

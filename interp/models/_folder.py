@@ -14,6 +14,8 @@ BASE, PROJECTOR, ADAPTER, ADAPTER_CONFIG = (
     "adapter_model.safetensors",
     "adapter_config.json",
 )
+OLD_ADAPTER = "adapter_model.bin"
+"""An adapter's file as PEFT wrote it before 2024."""
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TRAINED = ("non_lora_trainables.bin", "mm_projector.bin")
 """What LLaVA's own training writes in place of a projector.safetensors."""
@@ -53,7 +55,7 @@ def contents(place: str, names: Set[str]) -> tuple[Kind, list[str]]:
     """
     beside = [file for file in (PROJECTOR, *TRAINED) if file in names][:1]
     if names & {ADAPTER, ADAPTER_CONFIG}:
-        return "adapter", [ADAPTER, *beside]
+        return "adapter", [OLD_ADAPTER if {ADAPTER, OLD_ADAPTER} & names == {OLD_ADAPTER} else ADAPTER, *beside]
     if beside:
         return "projector", beside
     for file in (WHOLE, INDEX):
@@ -72,8 +74,8 @@ def check_all_read(place: str, names: Set[str], kind: Kind, files: Set[str]) -> 
         FileNotFoundError: half an adapter.
         CheckpointMismatch: with the names of the others.
     """
-    if kind == "adapter" and not {ADAPTER, ADAPTER_CONFIG} <= names:
-        lost = ADAPTER_CONFIG if ADAPTER in names else ADAPTER
+    if kind == "adapter" and not (ADAPTER_CONFIG in names and names & {ADAPTER, OLD_ADAPTER}):
+        lost = ADAPTER_CONFIG if names & {ADAPTER, OLD_ADAPTER} else ADAPTER
         raise FileNotFoundError(f"{place} holds half an adapter: no {lost}; fetch or save it again")
     known = rf"({_STATE}|(.*/)?{_ELSEWHERE}|{_TWICE[kind]})"
     left = sorted(n for n in names - files if not re.fullmatch(known, n) and _holds_weights(Path(place, n)))

@@ -18,6 +18,8 @@ from interp import plugins
 from interp.models import _overlay as overlay
 from interp.models._hf import HUB_OPTIONS, BrokenCheckpoint, completed
 from interp.models._lmm import LMM
+from interp.models._original import layout
+from interp.models._original.parts import Parts
 from interp.plugins import data_folder, shipped
 
 
@@ -34,9 +36,12 @@ def wrap(model: Any, processor: Any) -> LMM:
 
     Raises:
         interp.plugins.UnknownName: no family module for the model's ``model_type``.
+        interp.models._original.layout.OriginalLayout: a model of LLaVA's own code.
     """
     if hasattr(model, "get_base_model"):  # a PEFT model: its layers are inside the base model, unmerged
         model = model.get_base_model()
+    if layout.is_original(own := {name: value for name, value in vars(model.config).items() if name[:1] != "_"}):
+        layout.told_to_convert(model.config._name_or_path or type(model).__name__, own)
     processor = completed(processor, model.config)
     return LMM(model, processor, _family(model.config.model_type), model.config._name_or_path or type(model).__name__)
 
@@ -61,6 +66,7 @@ def load(
     Raises:
         UnknownModel: neither a folder, a shipped model nor to be had from the hub.
         interp.plugins.UnknownName: no family module for the model's ``model_type``.
+        interp.models._original.layout.OriginalLayout: a LLaVA in its own code's layout, which must be converted.
         BrokenCheckpoint, interp.models._overlay.CheckpointMismatch: weights that are missing, do not fit or are no
             numbers.
 
@@ -74,6 +80,7 @@ def load(
     """
     source, checkpoint = _find(str(name))
     hub = {k: v for k, v in from_pretrained.items() if k in HUB_OPTIONS}
+    layout.check_converted(source, **hub)
     if _released(source, hub):
         converter = importlib.import_module("interp.models.difflmm.convert")
         parts = {k: from_pretrained.pop(k) for k in converter.PARTS if k in from_pretrained}
@@ -91,6 +98,22 @@ def load(
         model.to(device)
     check_finite(model, str(name))
     return LMM(model, processor, family, str(name))
+
+
+def load_original(
+    parts: Parts,
+    name: str,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    **options: Any,
+) -> LMM:
+    """An LMM of a LLaVA in its own code's layout, converted in memory; all else as for `load`."""
+    from interp.models._original.building import in_memory
+
+    device = device_of(device)
+    model, processor = in_memory(parts, dtype or ("auto" if device.type != "cpu" else torch.float32), **options)
+    check_finite(model, name)
+    return LMM(model.to(device), processor, _family(model.config.model_type), name)
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
@@ -122,6 +145,7 @@ def check_place(name: str) -> None:
         UnknownModel, interp.plugins.UnknownName: as for `load`.
     """
     source, _ = _find(name)
+    layout.check_converted(source)
     if not _released(source, {}):
         _family(_model_type(name, source, {}))
 
