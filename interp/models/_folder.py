@@ -28,11 +28,11 @@ _STATE = r"(optimizer|scheduler|rng_state|random_states|training_args|scaler|sam
 _ELSEWHERE = r"(checkpoint-\d+|base|global_step\d+|optimizer_\d+|original|onnx|openvino|metal|runs|logs|wandb|\..*)/.*"
 """A trainer's state, and folders that are no part of this checkpoint."""
 _TWICE = {
-    "full": r"pytorch_model[^/]*\.bin|tf_model\.h5|flax_model\.msgpack|consolidated[^/]*",
+    "full": r"pytorch_model[^/]*\.bin|tf_model\.h5|flax_model\.msgpack|consolidated[^/]*|mm_projector\.bin",
     "adapter": r"adapter_model\.bin",
     "projector": r"(?!)",
 }
-"""The same weights once more in another format, as the hub has them."""
+"""The same weights once more in another format, as the hub has them; LLaVA's hub has the first stage's projector too."""
 
 
 class CheckpointMismatch(ValueError):

@@ -113,7 +113,7 @@ def load_original(
     device = device_of(device)
     model, processor = in_memory(parts, dtype or ("auto" if device.type != "cpu" else torch.float32), **options)
     check_finite(model, name)
-    return LMM(model.to(device), processor, _family(model.config.model_type), name)
+    return LMM(model.to(device), processor, _family("llava"), name)
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
@@ -190,6 +190,8 @@ def _find(name: str) -> tuple[str, overlay.Checkpoint | None]:
             series = overlay.paths(path.parent)
             if chosen := next((c for c in series if c.name == path.name), None):
                 return _over(path.parent / overlay.BASE, chosen)
+            if (path / "config.json").is_file():  # a model that happens to lie beside a folder of that name
+                return str(path), None
             there = ", ".join(c.name for c in series)
             raise UnknownModel(f"{path.parent} has no checkpoint {path.name!r}; there are: {there or 'none'}")
     return (str(data_folder() / name) if (data_folder() / name / "config.json").is_file() else name), None

@@ -55,7 +55,8 @@ def built(parts: Parts) -> tuple[Weights, LlavaConfig, LlavaProcessor]:
     return weights, config, processor_of(parts, config, tokenizer)
 
 
-def config_of(parts: Parts, vision: CLIPVisionConfig, tokenizer: Any, weights: Weights) -> LlavaConfig:
+def config_of(parts: Parts, vision: Any, tokenizer: Any, weights: Weights) -> LlavaConfig:
+    """The configuration of the converted model; ``vision`` is CLIP's."""
     given = parts.config
     text = LlamaConfig.from_dict({k: v for k, v in given.items() if k in SIZES})
     text.update({"vocab_size": weights.rows, "tie_word_embeddings": False, "pad_token_id": tokenizer.pad_token_id})
@@ -99,7 +100,8 @@ def tokenizer_of(parts: Parts) -> Any:
         OriginalLayout: there is none.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
+        # With a configuration of a Llama, lest transformers read the original's, which it does not know.
+        tokenizer = AutoTokenizer.from_pretrained(parts.language_model, config=LlamaConfig())
     except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OriginalLayout(f"the tokenizer of {parts.language_model} cannot be loaded: {why}") from error
