@@ -86,13 +86,15 @@ class Series:
         return fetched(self.base, self.base_revision)
 
     def original(self) -> Parts | None:
-        """What the base is made of, if it must be converted from the original LLaVA layout; else None."""
+        """What the base is made of, if it must be converted from the original LLaVA layout; else None. Its settings are
+        the last checkpoint's: LLaVA-1.5's first stage cuts images to a square, its second pads them."""
         if config_of(self.base, revision=self.base_revision) is not None:
             return parts_of(self.base_folder())
-        run = next((p for p in self.sound if config_of(p.place, revision=p.revision) is not None), None)
+        runs = [(p, config) for p in self.sound if (config := config_of(p.place, revision=p.revision)) is not None]
+        run = next((point for point, _ in runs if point.kind != "full"), None)
         if run is None or model_type(self.base) != "llama":
             return None
-        return parts_of(run.folder(), self.base, adapted=False)
+        return replace(parts_of(run.folder(), self.base, adapted=False), config=runs[-1][1])
 
     def base_files(self) -> list[Path]:
         """The files that the base's weights lie in."""
@@ -183,17 +185,24 @@ def _with_base(found: Series) -> Series:
     """The series with a base: given, the first full checkpoint, or what the first other one was trained on."""
     if found.base:
         return found
+    part = [point for point in found.sound if point.kind != "full"]
+    for point in part:  # before any full checkpoint: LLaVA's first stage lies over Vicuna, not over its second
+        config = config_of(point.place, revision=point.revision)
+        if config is not None and (named := _named(point) or config.get("_name_or_path")):
+            return replace(found, base=str(named))
     for point in found.sound:
         if point.kind == "full":
             return replace(found, base=point.place, base_revision=point.revision)
-    for point in found.sound:
-        if point.kind == "adapter" and (named := settings(point.folder()).get("base_model_name_or_path")):
-            return replace(found, base=str(named))
-    for point in found.sound:
-        if named := (config_of(point.place, revision=point.revision) or {}).get("_name_or_path"):
-            return replace(found, base=str(named))
+    for point in part:
+        if named := _named(point):
+            return replace(found, base=named)
     reasons = "; ".join(f"step {p.step}: {p.damaged}" for p in found.points if p.damaged)
     raise NoSeries(
         f"{found.name} has no base to lay its checkpoints over; give base=FOLDER or a hub id, or put it in {BASE}/ "
         f"beside them{f' ({reasons})' if reasons else ''}"
     )
+
+
+def _named(point: Point) -> str:
+    """What an adapter says that it was trained on; empty for other checkpoints."""
+    return str(settings(point.folder()).get("base_model_name_or_path") or "") if point.kind == "adapter" else ""

@@ -32,7 +32,7 @@ _TWICE = {
     "adapter": r"adapter_model\.bin",
     "projector": r"(?!)",
 }
-"""The same weights once more in another format, as the hub has them; LLaVA's hub has the first stage's projector too."""
+"""The same weights once more in another format, as the hub has them; and the first stage's projector beside LLaVA."""
 
 
 class CheckpointMismatch(ValueError):

@@ -69,14 +69,10 @@ def convert(
         if not (partial / file).exists():
             _write(weights, names, dtype, partial / file)
         say(f"written: {file}")
-    config.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    generation_of(processor.tokenizer).save_pretrained(partial)
+    for part in (config, processor, generation_of(processor.tokenizer)):
+        part.save_pretrained(partial)
     if len(shards) > 1:
-        total = sum(_bytes(weights, name, dtype) for name in weights.names)
-        where = {name: file for file, names in shards.items() for name in names}
-        index = {"metadata": {"total_size": total}, "weight_map": where}
-        (partial / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+        _write_index(weights, shards, dtype, partial)
     if out.exists():
         out.rmdir()
     partial.rename(out)
@@ -139,6 +135,13 @@ def _check_space(
     if free < needed + (64 << 20):  # and some for the tokenizer
         raise OSError(f"too little space: {told}. Free some, or give a folder on another disk")
     say(told)
+
+
+def _write_index(weights: Weights, shards: Mapping[str, list[str]], dtype: torch.dtype, folder: Path) -> None:
+    total = sum(_bytes(weights, name, dtype) for name in weights.names)
+    where = {name: file for file, names in shards.items() for name in names}
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
 
 
 def _write(weights: Weights, names: list[str], dtype: torch.dtype, path: Path) -> None:

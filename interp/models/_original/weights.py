@@ -32,9 +32,10 @@ class Weights:
 
     def __init__(self, parts: Parts):
         self.parts = parts
-        self._found = _language_model(parts) | _beside(parts)
-        if not any(name.startswith(TOWER) for name in self._found):
-            self._found |= _eyes(parts)
+        base, trained = _named(_all(files_of(parts.language_model))), _beside(parts)
+        if not any(name.startswith(TOWER) for name in base):
+            base |= _eyes(parts, any(name.startswith(TOWER) for name in trained))
+        self._found = base | trained
         if EMBED not in self._found:
             raise OriginalLayout(f"{parts.language_model} lacks model.embed_tokens.weight; fetch or save it again")
         if HEAD not in self._found and parts.config.get("tie_word_embeddings"):
@@ -113,25 +114,21 @@ def _skeleton(kind: Any, config: Any) -> Any:
         return kind(config)
 
 
-def _language_model(parts: Parts) -> dict[str, Stored]:
-    """What lies with the language model: of a whole LLaVA all of it."""
-    return _named(_all(files_of(parts.language_model)))
-
-
 def _beside(parts: Parts) -> dict[str, Stored]:
-    """What was trained beside the language model.
-
-    Raises:
-        OriginalLayout: the run trained CLIP, whose weights are nowhere.
-    """
+    """What was trained beside the language model."""
     found = _named(tensors_in(parts.trained)) if parts.trained else {}
     if parts.trained and not any(name.startswith(PROJECTOR) for name in found):
         raise OriginalLayout(f"{parts.trained} holds no mm_projector; fetch it again, or take the run's last folder")
     return found
 
 
-def _eyes(parts: Parts) -> dict[str, Stored]:
-    if parts.config.get("unfreeze_mm_vision_tower"):
+def _eyes(parts: Parts, trained: bool) -> dict[str, Stored]:
+    """CLIP's weights, of which some or all may have been ``trained``.
+
+    Raises:
+        OriginalLayout: they were trained, and are nowhere; or there is no CLIP.
+    """
+    if parts.config.get("unfreeze_mm_vision_tower") and not trained:
         raise OriginalLayout(
             f"{parts.source} has a vision tower that was trained (unfreeze_mm_vision_tower), and its files do not hold "
             "it; take a checkpoint with the whole model"

@@ -252,6 +252,13 @@ def test_a_vision_tower_that_was_trained_must_be_there(parts, tmp_path):
     add_full(parts, tmp_path / "run", unfreeze_mm_vision_tower=True)
     with pytest.raises(OriginalLayout, match=r"vision tower that was trained"):
         convert(tmp_path / "run", tmp_path / "out")
+    _, projector = add_lora(parts, tmp_path / "lora", unfreeze_mm_vision_tower=True)
+    eyes = "base_model.model.model.vision_tower.vision_tower.vision_model."
+    layer = {"encoder.layers.1.mlp.fc1.bias": torch.full((32,), 7.0)}
+    trained = {**in_file(projector, "base_model.model.model.mm_projector."), **{eyes + k: v for k, v in layer.items()}}
+    torch.save(trained, tmp_path / "lora/non_lora_trainables.bin")
+    tower = interp.load(convert(tmp_path / "lora", tmp_path / "out")).model.model.vision_tower.state_dict()
+    assert all(torch.equal(tower[k], layer.get(k, v)) for k, v in parts.clip.state_dict().items())
 
 
 # What is said where a converted folder was expected

@@ -1,6 +1,7 @@
 """A converted LLaVA computes what LLaVA's own code computes: against plain parts put together by hand."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -89,11 +90,15 @@ def test_images_are_padded_with_the_mean_colour_and_patches_lie_where_the_grid_s
     assert grid.box == (-left, -top, side - left, side - top) and grid.shape == (SIDE // PATCH,) * 2
 
 
+@pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("question", [QUESTION, "Where?\nSay  it twice: é", "A dog."])
-def test_prompts_have_the_tokens_of_the_original_code(parts, question, image, tmp_path):
+def test_prompts_have_the_tokens_of_the_original_code(parts, question, legacy, image, tmp_path):
     """There the text behind the image is tokenised by itself; the reference here is SentencePiece itself."""
     add_stage_1(parts, tmp_path / "run")
-    lmm = interp.load(convert(tmp_path / "run", tmp_path / "out"))
+    vicuna = shutil.copytree(parts.folder / "vicuna", tmp_path / "vicuna")
+    about = json.loads((vicuna / "tokenizer_config.json").read_text())
+    (vicuna / "tokenizer_config.json").write_text(json.dumps(about | {"legacy": legacy}))
+    lmm = interp.load(convert(tmp_path / "run", tmp_path / "out", str(vicuna)))
     ids = lmm.inputs([image], [lmm.family.template(lmm.processor, question)])["input_ids"][0].tolist()
     before, behind = tokens_of(parts, question)
     assert ids == [*before, *[lmm.model.config.image_token_id] * 16, *behind]
