@@ -74,6 +74,8 @@ def refused(config: Mapping[str, Any]) -> str:
     layer = config.get("mm_vision_select_layer")
     if not isinstance(layer, int) or isinstance(layer, bool):
         problems.append(f"mm_vision_select_layer {layer!r} (expected one layer, such as -2)")
+    if other := [kind for kind in config.get("architectures") or [] if not kind.startswith(("LlavaLlama", "Llama"))]:
+        problems.append(f"architectures {other} (expected LlavaLlamaForCausalLM)")
     known = OF_NO_ACCOUNT | SETTINGS.keys()
     problems += [
         f"{k} {v!r} (not known here)" for k, v in config.items() if k.startswith("mm_") and k not in known and v

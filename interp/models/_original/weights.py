@@ -85,6 +85,8 @@ class Weights:
             problems.append(f"weights left over: {listed([_where(self._found, name) for name in left])}")
         other = [f"{k} {names[k]} for {own[k]}" for k in sorted(own.keys() & names.keys()) if names[k] != own[k]]
         problems += [f"other shapes than config.json and CLIP give: {listed(other)}"] * bool(other)
+        if self._second and f"{PROJECTOR}linear_2.weight" in self._found:
+            problems.append("config.json says that mm_projector_type is linear, and the projector has two layers")
         if problems:
             raise OriginalLayout(f"{self.parts.source} does not fit together: {'; '.join(problems)}")
 

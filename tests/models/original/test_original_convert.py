@@ -176,6 +176,7 @@ def test_a_tied_output_layer_is_written_out(parts, run, tmp_path):
         ({"mm_patch_merge_type": "spatial_unpad"}, "mm_patch_merge_type 'spatial_unpad'"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end True"),
         ({"model_type": "llava_mistral"}, "model_type 'llava_mistral'.*expected 'llava' or 'llava_llama'"),
+        ({"architectures": ["LlavaQwenForCausalLM"]}, r"architectures \['LlavaQwenForCausalLM'\]"),
         ({"mm_resampler_type": "qformer"}, r"mm_resampler_type 'qformer' \(expected none\)"),
         ({"s2": True}, r"s2 True"),
         ({"mm_spatial_pool_stride": 2}, r"mm_spatial_pool_stride 2 \(not known here\)"),
@@ -232,6 +233,10 @@ def test_files_that_are_missing_damaged_or_of_another_size_are_named(parts, run,
         convert(run, tmp_path / "out")
     torch.save({k: v * torch.nan for k, v in projector.items()}, run / "mm_projector.bin")
     with pytest.raises(OriginalLayout, match=r"NaN or infinity in model.multi_modal_projector"):
+        convert(run, tmp_path / "out")
+    torch.save(projector, run / "mm_projector.bin")
+    change(run, mm_projector_type="linear")
+    with pytest.raises(OriginalLayout, match=r"mm_projector_type is linear, and the projector has two layers"):
         convert(run, tmp_path / "out")
     (run / "mm_projector.bin").write_bytes(b"PK\3\4 cut off")
     with pytest.raises(CheckpointMismatch, match=r"mm_projector.bin is damaged"):
