@@ -25,10 +25,12 @@ CONVERTERS = {
 def options(sub: argparse.ArgumentParser) -> None:
     """The command's options."""
     sub.add_argument("family", choices=tuple(CONVERTERS), help="what the weights are of")
-    sub.add_argument("source", metavar="SOURCE", help="folder or hub id, e.g. Shengcao1006/difflmm-llava-v1.5-7b-lora")
+    sub.add_argument("source", metavar="SOURCE", help="folder or hub id, e.g. liuhaotian/llava-v1.5-7b")
     sub.add_argument("out", metavar="OUT", help="the folder to write")
     for part, about in PARTS.items():
-        sub.add_argument(f"--{part}", metavar="P", help=f"{about}; folder or hub id (default: as SOURCE says)")
+        sub.add_argument(
+            f"--{part}", metavar="P", help=f"{about}; folder or hub id (default: the one it was trained on)"
+        )
     sub.add_argument("--normalisation", choices=("released", "paper"), help="of DiffLMM's images (default: released)")
     sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 

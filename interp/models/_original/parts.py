@@ -45,10 +45,7 @@ def parts_of(
     source = os.fspath(source)
     config = config_of(source)
     if config is None:
-        raise OriginalLayout(
-            f"{source} is not in the original LLaVA layout: expected a folder or hub id whose config.json has "
-            "mm_vision_tower and mm_projector_type, and no vision_config"
-        )
+        raise OriginalLayout(f"{source} is not in the original LLaVA layout: {_instead(source)}")
     if problems := refused(config):
         raise OriginalLayout(f"{source} cannot be converted: its config.json has {problems}")
     vision = clip or config.get("mm_vision_tower")
@@ -67,6 +64,24 @@ def parts_of(
         )
     base = language_model or config.get("_name_or_path")
     return Parts(source, config, _language_model(source, base), vision, trained)
+
+
+def _instead(source: str) -> str:
+    """What is there in place of an original LLaVA."""
+    path = file_of(source, "config.json")
+    if path is None:
+        there = Path(source).is_dir()
+        return (
+            "it has no config.json; copy that of the run into it, or name the run's folder"
+            if there
+            else "it is no folder, and not to be had from the hub"
+        )
+    config = read_json(path)
+    if any(name.startswith("mm_vision_sd") for name in config):
+        return "it is a DiffLMM; run interp convert difflmm"
+    if config.get("vision_config"):
+        return "it is in transformers' layout; load it as it is"
+    return "expected mm_vision_tower and mm_projector_type in its config.json"
 
 
 def _lora(source: str, config: Mapping[str, Any], base: str | None, vision: str, adapted: bool) -> Parts:

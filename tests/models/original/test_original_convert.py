@@ -216,8 +216,19 @@ def test_another_language_model_or_vision_tower_is_refused_by_name(parts, run, t
     change(run, _name_or_path="absent")
     with pytest.raises(OriginalLayout, match=r"does not say what language model it was trained on"):
         convert(run, tmp_path / "out")
-    with pytest.raises(OriginalLayout, match=r"is not in the original LLaVA layout"):
-        convert(parts.folder / "vicuna", tmp_path / "out")
+    (run / "config.json").rename(run / "kept.json")
+    for source, message in [
+        (parts.folder / "vicuna", "expected mm_vision_tower"),
+        (run, "it has no config.json; copy that of the run"),
+        ("nobody/nothing", "it is no folder, and not to be had from the hub"),
+        (
+            place("difflmm", model_type="llava_llama", mm_vision_sd_timestep=100),
+            "is a DiffLMM; run interp convert difflmm",
+        ),
+        (place("hf", model_type="llava", vision_config={"a": 1}), "it is in transformers' layout; load it as it is"),
+    ]:
+        with pytest.raises(OriginalLayout, match=rf"is not in the original LLaVA layout: .*{message}"):
+            convert(source, tmp_path / "out")
 
 
 def test_files_that_are_missing_damaged_or_of_another_size_are_named(parts, run, tmp_path):
