@@ -26,7 +26,8 @@ from interp.emergence.swap import Swap
 from interp.emergence.weights import Files, whole, whole_original
 from interp.models._adapter import settings
 from interp.models._lmm import LMM
-from interp.models._load import load, load_original
+from interp.models._load import load
+from interp.models._load_original import load_original
 from interp.models._original.layout import config_of, model_type
 from interp.models._original.parts import Parts, parts_of
 from interp.models._original.weights import Weights

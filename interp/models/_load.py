@@ -19,7 +19,6 @@ from interp.models import _overlay as overlay
 from interp.models._hf import HUB_OPTIONS, BrokenCheckpoint, completed
 from interp.models._lmm import LMM
 from interp.models._original import layout
-from interp.models._original.parts import Parts
 from interp.plugins import data_folder, shipped
 
 
@@ -98,22 +97,6 @@ def load(
         model.to(device)
     check_finite(model, str(name))
     return LMM(model, processor, family, str(name))
-
-
-def load_original(
-    parts: Parts,
-    name: str,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    **options: Any,
-) -> LMM:
-    """An LMM of a LLaVA in its own code's layout, converted in memory; all else as for `load`."""
-    from interp.models._original.building import in_memory
-
-    device = device_of(device)
-    model, processor = in_memory(parts, dtype or ("auto" if device.type != "cpu" else torch.float32), **options)
-    check_finite(model, name)
-    return LMM(model.to(device), processor, _family("llava"), name)
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
