@@ -32,7 +32,7 @@ def names(kind: str) -> list[str]:
     """Sorted names of the plug-ins of one of the ``KINDS``, or of the commands.
 
     >>> names("datasets")
-    ['coco', 'folder', 'gcg', 'narratives', 'refcoco', 'scenes']
+    ['bound_scenes', 'coco', 'folder', 'gcg', 'narratives', 'refcoco', 'scenes']
     """
     if kind not in (*KINDS, COMMANDS):
         raise UnknownName(f"no plug-in kind {kind!r}; there are: {', '.join(KINDS)}")

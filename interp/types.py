@@ -62,10 +62,15 @@ def layer_numbers(layers: tuple[int, ...], count: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Target:
-    """What a phrase should point at: a noun or phrase and its exact visible mask in the image's pixels."""
+    """What a phrase should point at: a noun or phrase and its exact visible mask in the image's pixels.
+
+    ``kind``: what in the answer tells this target from the image's others before its name is said: ``free`` if nothing
+    does, else the kind of words that do (``attribute``, ``place``, ...); empty where the data set does not say.
+    """
 
     phrase: str
     mask: Bool[np.ndarray, "height width"]
+    kind: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,19 @@ def measured(sub: argparse.ArgumentParser) -> None:
     )
     by(sub)
     source(sub)
+    kinds(sub)
     sub.add_argument(
         "--nulls", type=natural, default=8, metavar="N", help="masks of other images per phrase (default: 8)"
     )
     sub.add_argument("--seed", type=natural, default=0, help="of null masks, halves and intervals (default: 0)")
     batch(sub)
+
+
+def kinds(sub: argparse.ArgumentParser) -> None:
+    """--kinds: which phrases of a data set that tells what bound them."""
+    sub.add_argument(
+        "--kinds", nargs="+", metavar="KIND", help="phrases of these kinds alone: free, attribute, ... (default: all)"
+    )
 
 
 def by(sub: argparse.ArgumentParser) -> None:

@@ -24,13 +24,15 @@ LEFT_OUT = ("out", "force", "debug")
 
 def samples(options: Namespace, **extra: Any) -> Iterable[Any]:
     """The data set, lazily and more than once; a wrong --root or --split shows here, before a model is loaded."""
-    from interp.work.samples import Again
+    from interp.work.samples import Again, of_kinds
 
     source = plugins.get("datasets", options.dataset)
     given = {"split": options.split} if options.split else {}
+    kinds = getattr(options, "kinds", None)
 
     def start() -> Iterable[Any]:
-        return source.load(root=options.root, samples=options.samples, **given, **extra)
+        found = source.load(root=options.root, samples=options.samples, **given, **extra)
+        return of_kinds(found, kinds) if kinds else found
 
     found = start()
     first = iter(found)

@@ -46,6 +46,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     _options.some(sub)
     _options.by(sub)
     _options.source(sub)
+    _options.kinds(sub)
     sub.add_argument("--draws", type=positive, default=200, metavar="N", help="random sets beside each (default: 200)")
     sub.add_argument("--copies", type=positive, default=64, metavar="N", help="interventions at a time (default: 64)")
     sub.add_argument("--seed", type=natural, default=0, help="of draws, halves and intervals (default: 0)")

@@ -75,7 +75,7 @@ def _phrases(both: Sequence[Measured], names: Sequence[str], keys: pd.MultiIndex
             table = table.assign(occurrence=table.groupby(["metric", "heads", "sample_id", "word"]).cumcount())
             inside = pd.MultiIndex.from_frame(table.loc[:, KEY]).isin(keys)
             frames.append(table[inside].assign(model=m.name, normalise=normalise, query=query))
-    columns = ["model", "normalise", "query", *KEY, "image_id", "phrase", "root", "tokens", "area", "mention"]
+    columns = ["model", "normalise", "query", *KEY, "image_id", "phrase", "root", "tokens", "area", "mention", "kind"]
     columns += ["partners", "half", "metric", "heads", "value", "null", "chance", "specificity"]
     return pd.concat(frames, ignore_index=True).loc[:, columns]
 

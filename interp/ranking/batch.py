@@ -68,7 +68,8 @@ class Batch:
     """A batch that has been scored.
 
     ``phrases``: of each its ``sample_id, image_id, text, root, tokens, area, targets`` (places of those that it names),
-    ``mention`` (how often one of them has been named, this time included) and ``partners`` (their number). ``by_rows``:
+    ``mention`` (how often one of them has been named, this time included), ``kind`` (what told them before they were
+    named, `interp.types.Target`) and ``partners`` (their number). ``by_rows``:
     scores of one metric on each word's first and last row. ``losses``: sample id -> mean -log p of its answer's
     tokens, in nats. ``unmatched``: phrases of its answers that name no target. ``layers``: the layers' numbers.
     """

@@ -21,7 +21,10 @@ from interp.ranking.reductions import in_order, score_reductions
 from interp.ranking.scoring import MetricScores, score_sample
 from interp.ranking.specificity import partners
 from interp.statistics.nulls import stack
-from interp.types import Capture, PatchGrid, Sample, Skip
+from interp.types import Capture, PatchGrid, Sample, Skip, Target
+
+AGAIN = "again"
+"""The kind of a phrase that names what has been named before, where the data set says of what kind targets are."""
 
 KNOWN = 4096
 """Samples whose masks on the patch grid are kept for the next checkpoint."""
@@ -174,17 +177,26 @@ def _named(
     for i, mask in match_targets(result.phrases, sample.targets):
         said |= {t: said.get(t, 0) + 1 for t in targets[i]}
         phrase, mention = result.phrases[i], max(said[t] for t in targets[i])
+        named = [sample.targets[t] for t in targets[i]]
         if plan.mentions == "first" and mention > 1:
             continue
         known = {"text": phrase.text, "root": phrase.root, "tokens": len(phrase.tokens), "area": float(mask.mean())}
         place = {"sample_id": sample.id, "image_id": str(sample.image_id), "index": i}
-        about.append({**place, **known, "targets": list(targets[i]), "mention": mention})
+        about.append({**place, **known, "targets": list(targets[i]), "mention": mention, "kind": _kind(named, mention)})
         masks.append(mask)
     if not about:
         phrases = ", ".join(repr(p.text) for p in result.phrases) or "none"
         there = ", ".join(repr(t.phrase) for t in sample.targets) or "none"
         raise _LeftOut(f"no phrase of the answer names a target (phrases: {phrases}; targets: {there})")
     return about, np.stack(masks)
+
+
+def _kind(named: Sequence[Target], mention: int) -> str:
+    """What told the phrase's targets before they were named: their kind, or ``again`` once they have been named."""
+    kinds = dict.fromkeys(target.kind for target in named)
+    if not any(kinds):
+        return ""
+    return AGAIN if mention > 1 else "/".join(kinds)
 
 
 def _maps(plan: Plan, result: Capture, index: Sequence[int], rows: str) -> tuple[Tensor, Tensor, Tensor | None]:

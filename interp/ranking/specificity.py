@@ -29,17 +29,20 @@ from interp.contracts import Metric
 def partners(words: Sequence[Mapping[str, Any]]) -> Int[np.ndarray, "phrase slot"]:
     """For each phrase the places of its partners among the phrases, in order; -1 where it has fewer than others.
 
-    Partners are of the same sample and token class and name other targets. A word of several tokens draws attention
-    in its later rows because they have read its beginning: one token is compared with one, several with several.
-    ``words``: ``sample_id``, ``tokens`` (how many) and ``targets`` (places of those that it names) of each phrase.
+    Partners are of the same sample, token class and kind and name other targets. A word of several tokens draws
+    attention in its later rows because they have read its beginning: one token is compared with one, several with
+    several. A phrase that the text has told before it is said is compared with such ones, not with free ones.
+    ``words``: ``sample_id``, ``tokens`` (how many), ``targets`` (places of those that it names) and, where the data
+    set tells it, ``kind`` of each phrase.
     """
     sample = np.unique([w["sample_id"] for w in words], return_inverse=True)[1] if words else np.zeros(0, int)
     several = np.array([w["tokens"] > 1 for w in words], dtype=bool)
+    kind = np.unique([w.get("kind", "") for w in words], return_inverse=True)[1] if words else np.zeros(0, int)
     named = np.zeros((len(words), 1 + max((t for w in words for t in w["targets"]), default=0)), dtype=bool)
     for row, word in enumerate(words):
         named[row, list(word["targets"])] = True
     apart = (named.astype(np.int64) @ named.T.astype(np.int64)) == 0
-    fit = apart & (sample[:, None] == sample) & (several[:, None] == several)
+    fit = apart & (sample[:, None] == sample) & (several[:, None] == several) & (kind[:, None] == kind)
     slots = int(fit.sum(1).max(initial=0))
     order = np.argsort(~fit, axis=1, kind="stable")[:, :slots]
     return np.where(np.take_along_axis(fit, order, 1), order, -1)

@@ -18,8 +18,9 @@ def subsets(phrases: pd.DataFrame, seed: int) -> pd.DataFrame:
     """``metric heads subset n images mean low high specificity specificity_low specificity_high``, a row per reduction.
 
     ``subset``: ``all``; ``one token``, ``several tokens``; ``small``, ``medium``, ``large``, terciles of the things'
-    area; ``first mention``; ``image-weighted``, where each image counts as one phrase; ``noun-weighted``, where each
-    noun does (macro average): common nouns weigh no more than rare ones. ``phrases`` is `summary.phrase_frame`.
+    area; ``first mention``; ``kind: free`` and others, where the data set tells them; ``image-weighted``, where each
+    image counts as one phrase; ``noun-weighted``, where each noun does (macro average): common nouns weigh no more than
+    rare ones. ``phrases`` is `summary.phrase_frame`.
     """
     rows = []
     for key, some in phrases.groupby(["metric", "heads"], sort=False):
@@ -46,6 +47,8 @@ def _subsets(some: pd.DataFrame) -> Iterator[tuple[str, Any, Any]]:
     for k, name in enumerate(SIZES):
         yield name, pd.Series(place == k, some.index), same
     yield "first mention", some["mention"] == 1, same
+    for kind in sorted(set(some["kind"]) - {""}):
+        yield f"kind: {kind}", some["kind"] == kind, same
     for name, column in (("image-weighted", "image_id"), ("noun-weighted", "root")):
         yield name, everyone, 1 / some.groupby(some[column].str.lower())[column].transform("size").to_numpy()
 

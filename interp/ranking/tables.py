@@ -125,18 +125,22 @@ def _of(score: HeadScores, chosen: Bool[np.ndarray, " phrase"]) -> HeadScores:
 
 
 def _by_rows(done: Sequence[Batch], everything: Mapping[str, HeadScores], plan: Plan) -> pd.DataFrame:
-    """``metric rows tokens`` and the columns of `summary.summarise`: a row per kind of row, class of words (``one``
-    token, ``several``, ``all``) and head."""
+    """``metric rows tokens kind`` and the columns of `summary.summarise`: a row per kind of row, class of words
+    (``one`` token, ``several``, ``all``) and head; and per kind of phrase, where the data set tells it, over all words
+    (else ``all``)."""
     if not plan.by_rows:
         return pd.DataFrame()
-    own, frames = everything[plan.by_rows], []
-    several = np.array([p["tokens"] > 1 for b in done for p in b.phrases], dtype=bool)
+    own, frames, phrases = everything[plan.by_rows], [], [p for b in done for p in b.phrases]
+    several, kinds = np.array([p["tokens"] > 1 for p in phrases], bool), np.array([p["kind"] for p in phrases])
+    sets = [("all", "all", several | ~several), ("one", "all", ~several), ("several", "all", several)]
+    sets += [("all", kind, kinds == kind) for kind in sorted(set(kinds.tolist()) - {""})]
     for rows in get_args(Rows):
         scores = replace(own, **_joined([b.by_rows[rows] for b in done]))
-        for tokens, chosen in (("all", np.ones(len(several), bool)), ("one", ~several), ("several", several)):
+        for tokens, kind, chosen in sets:
             if not chosen.any():
                 continue
             frame = summary.summarise({plan.by_rows: _of(scores, chosen)}, plan.seed)
+            frame.insert(1, "kind", kind)
             frame.insert(1, "tokens", tokens)
             frame.insert(1, "rows", rows)
             frames.append(frame)

@@ -68,6 +68,7 @@ def page(run: Run) -> Path:
         sections=[shown.section(run, tables, name) for name in names],
         gallery=picture(run, "gallery"),
         by_rows=shown.by_rows(tables, main),
+        kinds=shown.kinds(tables),
         subsets=shown.subsets(tables, main),
         mask_free=shown.mask_free(tables, main),
         skipped=skipped_rows(run),

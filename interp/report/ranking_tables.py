@@ -86,7 +86,7 @@ def by_rows(tables: Mapping[str, pd.DataFrame], main: str) -> list[dict[str, str
         return []
     rows = []
     for head in ordered(tables["heads"], main)[:BEST]:
-        own = table[(table["layer"] == head["layer"]) & (table["head"] == head["head"])]
+        own = table[(table["layer"] == head["layer"]) & (table["head"] == head["head"]) & (table["kind"] == "all")]
         for key, some in own.groupby(["rows", "tokens"], sort=False):
             kind, tokens = cast(tuple[str, str], key)
             if kind == "mean" or tokens != "one":  # of one token, all rows are the same
@@ -94,6 +94,47 @@ def by_rows(tables: Mapping[str, pd.DataFrame], main: str) -> list[dict[str, str
                 label = {"one": "one token", "several": "several tokens", "all": "all words"}[str(tokens)]
                 rows.append({"name": head_name(head), "rows": str(kind), "tokens": label, **_row(row.to_dict())})
     return rows
+
+
+def kinds(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
+    """What heads know of each kind of phrase before its word is said (the first row) and once it is (the last).
+
+    A row per kind and row: how many heads tell the thing or look at things, the best one, and the mean specificity of
+    the ``BEST`` best, chosen on each half of the images and measured on the other: there, and on free phrases.
+    """
+    table = tables["rows"]
+    if table.empty or not len(found := table.loc[table["kind"] != "all", :]):
+        return []
+    rows = []
+    for key, some in found[found["rows"].isin(["first", "last"])].groupby(["kind", "rows"], sort=False):
+        kind, which = cast(tuple[str, str], key)
+        free = found[(found["kind"] == "free") & (found["rows"] == which)]
+        best = some.sort_values("specificity", ascending=False, kind="stable").iloc[0].to_dict()
+        rows.append(
+            {
+                "kind": kind,
+                "rows": which,
+                "specific": str(int((some["p_specific"] < LEVEL).sum())),
+                "things": str(int((some["p_corrected"] < LEVEL).sum())),
+                "best": head_name(best),
+                "specificity": number(best["specificity"]),
+                "interval": specific_interval(best),
+                "held_out": number(_held_out(some, some)),
+                "free": number(_held_out(some, free)),
+                "pairs": str(int(best["pairs"])),
+            }
+        )
+    return rows
+
+
+def _held_out(chosen: pd.DataFrame, measured: pd.DataFrame) -> float:
+    """Mean specificity of the ``BEST`` heads of each half of the images on the other half of ``measured``."""
+    halves = []
+    for own, other in (("a", "b"), ("b", "a")):
+        best = chosen.sort_values(f"specificity_{own}", ascending=False, kind="stable").head(BEST)
+        there = best.loc[:, ["layer", "head"]].merge(measured, on=["layer", "head"])
+        halves.append(there[f"specificity_{other}"].to_numpy(dtype=float).mean() if len(there) else math.nan)
+    return sum(halves) / 2
 
 
 def subsets(tables: Mapping[str, pd.DataFrame], main: str) -> list[dict[str, str]]:

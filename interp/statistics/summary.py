@@ -152,10 +152,11 @@ def tau(a: Float[np.ndarray, " head"], b: Float[np.ndarray, " head"]) -> float:
 def phrase_frame(
     scores: Mapping[str, HeadScores], names: Sequence[str], about: Sequence[Mapping[str, Any]], seed: int
 ) -> pd.DataFrame:
-    """One row per phrase, metric and reduction: ``sample_id, image_id, phrase, root, tokens, area, mention, partners,
-    half, metric, heads, value, null, chance, specificity``. ``tokens``: how many the root word has; ``area``: the
-    mask's share of the image; ``mention``: 1 where its things are named for the first time in the answer, else more;
-    ``partners``: how many other named things it is compared with; ``half``: a, b."""
+    """One row per phrase, metric and reduction: ``sample_id, image_id, phrase, root, tokens, area, mention, kind,
+    partners, half, metric, heads, value, null, chance, specificity``. ``tokens``: how many the root word has; ``area``:
+    the mask's share of the image; ``mention``: 1 where its things are named for the first time in the answer, else
+    more; ``kind``: what told them before (`interp.types.Target`), empty where unknown; ``partners``: how many other
+    named things it is compared with; ``half``: a, b."""
     frames = []
     for name, score in scores.items():
         n, _, count = score.values.shape
@@ -164,7 +165,7 @@ def phrase_frame(
             "sample_id": score.sample_ids,
             "image_id": score.images,
             "phrase": score.phrases,
-            **{key: [phrase[key] for phrase in about] for key in ("root", "tokens", "area", "mention")},
+            **{key: [phrase[key] for phrase in about] for key in ("root", "tokens", "area", "mention", "kind")},
             "partners": score.partners if score.partners is not None else 0,
             "half": ["ab"[which[i]] for i in score.images],
         }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -26,6 +27,26 @@ def repeatable(dataset: Iterable[Sample | Skip], samples: int | None) -> Callabl
     if iter(dataset) is dataset:
         dataset = list(islice(dataset, samples))
     return lambda: islice(dataset, samples)
+
+
+def of_kinds(samples: Iterable[Sample | Skip], kinds: Sequence[str]) -> Iterator[Sample | Skip]:
+    """The samples with their targets of these kinds (`interp.types.Target`) alone; those that have none are left out.
+
+    Raises:
+        ValueError: at the end, if no sample had one; with the kinds that there are.
+    """
+    there, found = set[str](), False
+    for sample in samples:
+        if isinstance(sample, Skip):
+            yield sample
+            continue
+        there |= {target.kind for target in sample.targets}
+        if own := tuple(target for target in sample.targets if target.kind in kinds):
+            found = True
+            yield replace(sample, targets=own)
+    if not found:
+        listed = ", ".join(sorted(there - {""})) or "none: this data set does not tell them"
+        raise ValueError(f"no target is of kind {' or '.join(map(repr, kinds))}; the kinds there are: {listed}")
 
 
 def noting(samples: Iterable[Sample | Skip], ids: list[str], bar: tqdm) -> Iterator[Sample]:

@@ -48,5 +48,7 @@ def key_of(settings: Mapping[str, Any], group: Sequence[Sample | Skip]) -> str:
         digest.update(repr((s.id, s.image_id, s.prompt, s.answer, s.image.shape)).encode())
         digest.update(np.ascontiguousarray(s.image).tobytes())
         for target in s.targets:
-            digest.update(repr((target.phrase, target.mask.shape)).encode() + np.packbits(target.mask).tobytes())
+            digest.update(
+                repr((target.phrase, target.kind, target.mask.shape)).encode() + np.packbits(target.mask).tobytes()
+            )
     return f"scores-{digest.hexdigest()[:40]}"

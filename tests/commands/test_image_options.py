@@ -37,7 +37,7 @@ def test_crops_are_seen_when_pan_and_scan_is_switched_on(gemma, tmp_path):
     crop = capture(gemma, tmp_path / "crop", *on, "--view", "crop 2")
     assert crop["box"].tolist() == [45, 0, 90, 40] and str(crop["view"]) == "crop 2"
     arguments = json.loads((tmp_path / "crop" / "manifest.json").read_text())["arguments"]
-    assert arguments["view"] == "crop 2" and arguments["processor"] [0] == ["do_pan_and_scan", True]
+    assert arguments["view"] == "crop 2" and arguments["processor"][0] == ["do_pan_and_scan", True]
     capture(gemma, tmp_path / "crop", *on, "--view", "crop 2")  # the same run again is no other run
 
 

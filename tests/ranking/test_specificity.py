@@ -144,6 +144,15 @@ def test_things_of_two_images_are_never_partners():
     assert partners([]).shape == (0, 0)
 
 
+def test_a_phrase_that_the_text_has_told_is_not_compared_with_a_free_one():
+    """Else what a head knows of bound words would depend on what it knows of free ones, and the contrast be lost."""
+    kinds = ("free", "relation", "relation", "again", "free", "again")
+    words = [{"sample_id": "a", "tokens": 1, "targets": [k], "kind": kind} for k, kind in enumerate(kinds)]
+    assert partners(words).tolist() == [[4], [2], [1], [5], [0], [3]]
+    unsaid = [{k: v for k, v in word.items() if k != "kind"} for word in words]
+    assert partners(unsaid).shape == (6, 5)
+
+
 def test_what_depends_on_the_map_or_on_the_mask_alone_cancels():
     """A head with one map for all words has specificity 0 in every metric, and so have things with one mask."""
     from interp.ranking.specificity import specificity

@@ -22,11 +22,12 @@ RANKED = {
     "reductions": Table("a metric and choice of heads", METRIC | REDUCTION | STATISTICS, names=REDUCTIONS),
     "phrases": Table("a phrase, metric and choice of heads", IMAGE | NAMED | VALUE, names=REDUCTIONS),
     "rows": Table(
-        "a kind of row, class of words and head, for the headline metric",
+        "a kind of row, class of words, kind of phrase and head, for the headline metric",
         METRIC
         | {
             "rows": Column("which of a word's rows make its map: mean of all, first or last token"),
             "tokens": Column("words of one token, of several, or all"),
+            "kind": Column("phrases of this kind (see the table phrases), or all"),
         }
         | HEAD
         | STATISTICS

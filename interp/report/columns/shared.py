@@ -72,7 +72,10 @@ WORDS = {
 }
 NAMED = WORDS | {
     "mention": Column("how often one of its things has been named in the answer, this time included", "", "1..∞"),
-    "partners": Column("other named things of its image that are named by as many tokens (one, several)", "", COUNT),
+    "kind": Column("what tells it before it is said: free (nothing), attribute, ..., again; empty: not known"),
+    "partners": Column(
+        "other named things of its image, of the same kind, named by as many tokens (one, several)", "", COUNT
+    ),
 }
 VALUE = {
     "half": Column("a or b: which half of the images this one belongs to"),
