@@ -33,8 +33,8 @@ def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
     """
     if any(kwargs.get(name) is not None for name in _OTHER_SEQUENCE):
         raise NotForThisModel(
-            f"{type(module).__name__} attends from one sequence to another (cross-attention); its rows and keys have no "
-            "positions in common: record self-attention, or take a model that has the image in its sequence"
+            f"{type(module).__name__} attends from one sequence to another (cross-attention); its rows and keys have "
+            "no positions in common: record self-attention, or take a model that has the image in its sequence"
         )
     cache = next((x for x in (*args, *kwargs.values()) if isinstance(x, Cache)), None)
     start = 0 if cache is None else int(cache.get_seq_length(getattr(module, "layer_idx", 0)))
