@@ -39,9 +39,9 @@ PATTERN = "blocks.{}.attn.hook_pattern"
 
 
 class LensMissing(ImportError):
-    """TransformerLens was asked for and is not installed.
+    """TransformerLens was asked for and is not installed, or its adapter for the model needs a library that is not.
 
-    What to do: install the extra ``lens``.
+    What to do: install the extra ``lens``; or the library that the message names.
     """
 
 
@@ -59,7 +59,7 @@ def to_lens(lmm: LMM) -> TransformerBridge:
     family built on another takes that one's adapter: DiffLMM takes LLaVA's.
 
     Raises:
-        LensMissing: the extra is not installed.
+        LensMissing: the extra is not installed, or a library that its adapter for the model needs.
         ValueError: TransformerLens has no adapter for the model, or weights are offloaded.
     """
     with _as_it_was():
@@ -70,7 +70,14 @@ def to_lens(lmm: LMM) -> TransformerBridge:
             raise LensMissing('to_lens needs TransformerLens: pip install "interp[lens]"') from error
         architecture = _architecture(lmm.model, MULTIMODAL_ARCHITECTURES)
         model = _twin(lmm.model)
-        bridge = build_bridge_from_module(model, architecture, hf_config=model.config, model_name=lmm.name)
+        try:
+            bridge = build_bridge_from_module(model, architecture, hf_config=model.config, model_name=lmm.name)
+        except ImportError as error:  # said by the adapter, before anything is installed
+            raise LensMissing(
+                f"TransformerLens's adapter for {architecture} needs a library that is not here ({error}). Install the "
+                "torchvision that belongs to this torch by hand, or do without: `interp.record` and `interp.capture` "
+                "need none"
+            ) from error
     bridge.processor = copy.deepcopy(lmm.processor)
     bridge.tokenizer = bridge.processor.tokenizer  # given before, it would be loaded anew from where it came from
     bridge.cfg.tokenizer_prepends_bos, bridge.cfg.tokenizer_appends_eos = detect_tokenizer_bos_eos(bridge.tokenizer)
