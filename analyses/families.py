@@ -13,10 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-import tiny_models
-from tiny_models import measures
+import tiny_models  # noqa: E402
+from tiny_models import measures  # noqa: E402
 
-import interp
+import interp  # noqa: E402
 
 BEGIN, END = "<!-- families: made by analyses/families.py -->", "<!-- end of families -->"
 HEAD = ("family", "views", "marker in its token", "cache, anew, streaming", "eager", "effects", "TransformerLens")
@@ -29,9 +29,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.write and options.families:
         parser.error("--write puts in the table of all families; name none")
-    rows = [
-        row(case, *about) for case, about in tiny_models.cases().items() if about[0] in (options.families or [about[0]])
-    ]
+    asked = {case: of for case, of in tiny_models.cases().items() if not options.families or of[0] in options.families}
+    rows = [row(case, *of) for case, of in asked.items()]
     lines = [HEAD, ("---",) * len(HEAD), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     print(table)
