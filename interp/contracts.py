@@ -19,8 +19,8 @@ from interp.types import PatchGrid, Prompts, Proposals, Sample, Skip
 class ModelFamily(Protocol):
     """``models/NAME.py``: NAME is the ``model_type`` in the checkpoint's ``config.json``.
 
-    A file holds what is particular to the family: ``architecture`` (or a ``load`` of its own) and ``grid``. All else has
-    a default in `interp.models._family`, in force where the file has nothing of that name.
+    A file holds what is particular to the family: ``architecture`` (or a ``load`` of its own) and ``grid``. All else
+    has a default in `interp.models._family`, in force where the file has nothing of that name.
     """
 
     architecture: str
@@ -54,8 +54,8 @@ class ModelFamily(Protocol):
     def prepare(
         self, processor: Any, images: Sequence[np.ndarray], texts: Sequence[str], **options: Any
     ) -> dict[str, Tensor]:
-        """Inputs of ``model.forward`` and ``model.generate`` for a batch, left-padded where the lengths differ. Default:
-        the processor's call. ``options`` are the image processor's own (pan-and-scan, numbers of pixels or tiles); they
+        """Inputs of ``model.forward`` and ``model.generate`` for a batch, left-padded where the lengths differ.
+        Default: the processor's call. ``options`` are the image processor's own (pan-and-scan, numbers of pixels); they
         also stand in the copy of the image processor that ``grid`` gets."""
         ...
 

@@ -7,17 +7,23 @@ scores on, everything is numpy and pandas.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.handle import Handle, OfMaps, OfPhrases, reach
+from interp.grids import PatchGrid as PatchGrid
+from interp.grids import View as View
+from interp.handle import OfMaps, OfPhrases, reach
+from interp.samples import Phrase as Phrase
+from interp.samples import Sample as Sample
+from interp.samples import Skip as Skip
+from interp.samples import Target as Target
+from interp.samples import size_of
 
 Query = Literal["predicting", "self"]
 """Which row stands for an answer token: the row of the token before it, which predicts it, or its own row."""
@@ -59,138 +65,6 @@ def layer_numbers(layers: tuple[int, ...], count: int) -> tuple[int, ...]:
     ((0, 1), (3, 7))
     """
     return layers or tuple(range(count))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Target(Handle):
-    """What a phrase should point at: a noun or phrase and its exact visible mask in the image's pixels.
-
-    ``mask`` is given as a path, a PIL image, an array, a tensor or COCO's run lengths (`interp.masks.read_mask`).
-
-    ``kind``: what in the answer tells this target from the image's others before its name is said: ``free`` if nothing
-    does, else the kind of words that do (``attribute``, ``place``, ...); empty where the data set does not say.
-    """
-
-    phrase: str
-    mask: Bool[np.ndarray, "height width"] | Any
-    kind: str = field(default="", kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.mask, np.ndarray) and self.mask.dtype == bool):
-            object.__setattr__(self, "mask", reach("interp.masks", "read_mask")(self.mask))
-
-    def _line(self) -> str:
-        return f"{self.phrase!r}, {self.mask.mean():.1%} of {_size(self.mask.shape)}"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Sample(Handle):
-    """One image with its prompt (plain text, no template, no image placeholder), reference answer and targets.
-
-    ``image`` is given as a path, a PIL image, an array or a tensor (`interp.images.read_image`); ``targets`` as
-    `Target` or as words and masks, ``{"frog": "frog.png"}``, in whatever form masks have (`interp.masks.read_mask`).
-    ``id`` tells samples apart, ``image_id`` images: samples of one image share it, and every interval and test takes
-    the image for its unit of chance. Unless it is given, a sample has an image of its own.
-    """
-
-    id: str
-    image: UInt8[np.ndarray, "height width 3"] | Any
-    prompt: str
-    answer: str | None = None
-    targets: tuple[Target, ...] | Any = ()
-    image_id: int | str = ""
-
-    def __post_init__(self) -> None:
-        if not self.image_id:
-            object.__setattr__(self, "image_id", self.id)
-        if not (isinstance(self.image, np.ndarray) and self.image.dtype == np.uint8 and self.image.ndim == 3):
-            object.__setattr__(self, "image", reach("interp.images", "read_image")(self.image))
-        if isinstance(self.targets, Mapping):
-            object.__setattr__(self, "targets", tuple(Target(phrase, mask) for phrase, mask in self.targets.items()))
-
-    def _line(self) -> str:
-        named = ", ".join(target.phrase for target in self.targets)
-        return f"{self.id!r}, {_size(self.image.shape)}, {self.prompt!r}, targets: {named or 'none'}"
-
-    def to_frame(self) -> pd.DataFrame:
-        """Tidy: a row per target; ``area`` is its mask's share of the image, 0..1."""
-        rows = [(self.id, t.phrase, t.kind, float(t.mask.mean())) for t in self.targets]
-        return pd.DataFrame(rows, columns=["sample_id", "phrase", "kind", "area"])
-
-
-@dataclass(frozen=True)
-class View:
-    """One look at an image, cut into patches: where they lie in the token sequence and in the image.
-
-    ``token_index[row, col]`` is the patch's position in the sequence that the language model sees (without any
-    left padding). ``box`` = (x0, y0, x1, y1) is the area that the whole grid covers, in pixels of the original
-    image; every cell has the same size. It overhangs the image where the processor padded, and lies inside it where
-    the processor cropped. Among the views of one image each has a ``name`` of its own.
-    """
-
-    token_index: Int[np.ndarray, "row col"]
-    box: tuple[float, float, float, float]
-    name: str = "main"
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self.token_index.shape  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
-class PatchGrid(View):
-    """All tokens of an image: the view that maps are made of, the ``others``, and those that have no place.
-
-    ``others`` show the same image once more (the whole of it as a thumbnail, or crops of it). ``placeless`` are
-    positions of tokens that belong to the image and show no part of it: the ends of rows, a class token.
-
-    >>> grid = PatchGrid(np.arange(5, 9).reshape(2, 2), box=(0.0, 0.0, 336.0, 336.0))
-    >>> grid.shape, int(grid.token_index[1, 0])  # the patch in row 1, column 0 is token 7 of the sequence
-    ((2, 2), 7)
-    """
-
-    others: tuple[View, ...] = ()
-    placeless: Int[np.ndarray, " token"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        """All views, the one that maps are made of first."""
-        return (View(self.token_index, self.box, self.name), *self.others)
-
-    @property
-    def tokens(self) -> Int[np.ndarray, " token"]:
-        """Positions of all tokens of the image: those of each of the ``views``, row by row, then the ``placeless``."""
-        return np.concatenate([*(view.token_index.reshape(-1) for view in self.views), self.placeless])
-
-    def seen_as(self, name: str) -> PatchGrid:
-        """The same tokens, with maps made of the view of that name.
-
-        Raises:
-            ValueError: the image has no such view.
-        """
-        chosen = next((view for view in self.views if view.name == name), None)
-        if chosen is None:
-            there = ", ".join(view.name for view in self.views)
-            raise ValueError(f"this image has no view {name!r}; it has: {there}. Choose one that every image has")
-        rest = tuple(view for view in self.views if view is not chosen)
-        return PatchGrid(chosen.token_index, chosen.box, chosen.name, rest, self.placeless)
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """A noun phrase of the answer: its text, its root word, the lemma of the root, and where the root stands.
-
-    ``start`` and ``end`` are the root word's characters in the answer; ``tokens`` are the answer tokens (0 is the
-    first answer token) whose characters overlap them.
-    """
-
-    text: str
-    root: str
-    lemma: str
-    start: int
-    end: int
-    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -244,14 +118,6 @@ class Capture(OfMaps):
     def _line(self) -> str:
         shape = " x ".join(map(str, self.attention.shape))
         return f"{self.answer[:60]!r}, {len(self)} phrases, attention {shape} (token layer head row col), {self.query}"
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A sample that a run left out, and why: what came, what was expected and how to mend it."""
-
-    sample_id: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -350,7 +216,7 @@ class Segmentation(OfPhrases):
 
     def _line(self) -> str:
         sized = [f"{p.text!r} {share:.1%}" for p, share in zip(self.phrases[:4], self.masks.mean((1, 2)), strict=False)]
-        return f"{', '.join(sized) or 'no phrases'}{', ...' if len(self) > 4 else ''} of {_size(self.image_size)}"
+        return f"{', '.join(sized) or 'no phrases'}{', ...' if len(self) > 4 else ''} of {size_of(self.image_size)}"
 
     def to_frame(self) -> pd.DataFrame:
         """Tidy: one row per phrase; ``area`` is the mask's share of the image, 0..1."""
@@ -365,8 +231,3 @@ class Segmentation(OfPhrases):
                 "confidence": self.confidence,
             }
         )
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    """Width x height, as images' sizes are said."""
-    return f"{shape[1]} x {shape[0]} pixels"

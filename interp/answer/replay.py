@@ -120,8 +120,8 @@ class Replay:
 def replay(
     model: Any, inputs: dict[str, Tensor], ids: Sequence[list[int]], query: str, cache: Any = None, end: bool = False
 ) -> Replay:
-    """The pass that reads the answers with their prompts, or over the ``cache`` that a generation has left, if it can be
-    cut back to the prompt.
+    """The pass that reads the answers with their prompts, or over the ``cache`` that a generation has left, if that can
+    be cut back to the prompt.
 
     ``end``: the row of an answer's last token, which predicts its end, is read too.
     """

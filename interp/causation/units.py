@@ -38,7 +38,8 @@ class Units:
 def units_of(heads: Any, layers: int | Sequence[int], per_layer: int, draws: int, seed: int) -> Units:
     """The units of ``heads``, each with ``draws`` random sets of as many heads in each of its layers.
 
-    ``layers``: how many there are, or the numbers of those that have heads. ``heads``: "all" (each head by itself), "layers" (each layer's heads together), a list of heads (each by itself), or
+    ``layers``: how many there are, or the numbers of those that have heads. ``heads``: "all" (each head by itself),
+    "layers" (each layer's heads together), a list of heads (each by itself), or
     sets of heads by name. A random set is any but the unit itself, and may share heads with it: only then is the unit,
     where nothing sets it apart, as likely as each of them to be the most effective one. Where there are no more than
     ``draws`` other sets, or where they are measured anyway, all of them are taken; a unit that holds all heads of its

@@ -40,6 +40,9 @@ class Resumable:
         recurrent = len(self.layers) < len(self._blocks)
         self._cache = None if recurrent else DynamicCache()
         self._whole = _tokenwise(again.call)
+        # Without pixels: what they gave is in the hidden states that are put in.
+        places = self._whole["input_ids"] == getattr(lmm.model.config, "image_token_id", -1)
+        self._whole["input_ids"] = self._whole["input_ids"].masked_fill(places, 0)
         fed = again.call["input_ids"][:, inputs["input_ids"].shape[1] :]
         step = next_inputs(lmm.model, inputs, fed, torch.ones_like(fed), DynamicCache(), self.length - self.start)
         self._step = {**_tokenwise(step), "attention_mask": again.call["attention_mask"]}

@@ -33,8 +33,8 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--end", action="store_true", help="the row that predicts the answer's end is in its mean")
     invisible = sub.add_mutually_exclusive_group()
     invisible.add_argument(
-        "--drop-invisible", action="store_true", default=None, help='leave out "a photo", "the left", ... (of segment the '
-        "default, unless a preset settles it)",
+        "--drop-invisible", action="store_true", default=None,
+        help='leave out "a photo", "the left", ... (segment does, unless a preset settles it)',
     )  # fmt: skip
     invisible.add_argument("--keep-invisible", dest="drop_invisible", action="store_false", help="segment these too")
     sub.add_argument("--min-confidence", type=float, metavar="X", help="leave out masks of a lower score")

@@ -49,8 +49,9 @@ def load(options: Namespace, place: str | None = None) -> LMM:
 
 
 def placed(options: Namespace) -> dict[str, Any]:
-    """Where a model goes, as `interp.load` takes it."""
-    extra = {"device_map": options.device_map} if options.device_map else {}
+    """Where a model goes and how it is shown images, as `interp.load` takes it."""
+    extra: dict[str, Any] = {"device_map": options.device_map} if options.device_map else {}
+    extra |= {"view": options.view, "processor_options": dict(options.processor)}
     return {"device": options.device, "dtype": options.dtype, **extra}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ class Measured:
     heads_per_layer: int
     tables: dict[tuple[str, str], pd.DataFrame]
     heads: dict[tuple[str, str], pd.DataFrame]
-    scores: dict[str, HeadScores]
+    scores: Mapping[str, HeadScores]
     words: pd.DataFrame
     named: dict[str, np.ndarray]
     skipped: tuple[Skip, ...]
@@ -78,7 +79,7 @@ class Comparison(OfTables):
         of specificity where it is defined, unless ``quantity`` says otherwise."""
         from interp.plots.compare import effects
 
-        metric = metric or self.manifest["metrics"][0]
+        metric = metric or str(self.manifest["metrics"][0])
         own = self.differences[(self.differences["metric"] == metric) & self.differences["difference"].notna()]
         quantity = "specificity" if "specificity" in set(own["quantity"]) else "score"
         return effects(self.differences, metric, **{"quantity": quantity, **how})

@@ -6,14 +6,17 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from interp.models._folder import ADAPTER_CONFIG, INDEX, TRAINED, Kind, check_all_read, contents, files_in
-from interp.models._overlay import own_name, stored_in
+from interp.models._folder import ADAPTER_CONFIG, OLD_ADAPTER, TRAINED, Kind, check_all_read, contents, files_in
+from interp.models._original import layout
+from interp.models._original.names import own_name
+from interp.models._original.parts import projector_beside_adapter
+from interp.models._stored import WHOLE, tensors_in
 
 STAGES = {"projector": "projector", "adapter": "language model", "full": "whole model"}
 
@@ -84,16 +87,34 @@ def files_of(place: str, revision: str | None) -> tuple[Kind, list[str]]:
         FileNotFoundError: no checkpoint, or one that lacks a file.
     """
     there = _listed(place, revision)
-    kind, files = contents(place, there)
-    if files != [INDEX]:
+    kind, files = _original(place, revision, there) or contents(place, there)
+    if not files[0].endswith(".index.json"):
         return kind, files
     from huggingface_hub import hf_hub_download
 
-    index = Path(place, INDEX) if Path(place).is_dir() else Path(hf_hub_download(place, INDEX, revision=revision))
+    first = files[0]
+    index = Path(place, first) if Path(place).is_dir() else Path(hf_hub_download(place, first, revision=revision))
     files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     if lost := sorted(set(files) - there):
         raise FileNotFoundError(f"{place} lacks {', '.join(lost)}, which its index names; fetch or save it again")
     return kind, files
+
+
+def _original(place: str, revision: str | None, there: Set[str]) -> tuple[Kind, list[str]] | None:
+    """The same of a checkpoint of LLaVA's own code, where that differs: a projector may lie beside a whole model, whose
+    it is not, and may not be missing beside an adapter. None for all others.
+
+    Raises:
+        interp.models._original.layout.OriginalLayout: an adapter without the projector that was trained with it.
+    """
+    config = layout.config_of(place, revision=revision)
+    if config is None:
+        return None
+    if ADAPTER_CONFIG in there:
+        projector_beside_adapter(place, config)
+        return None
+    first = next((name for name in WHOLE if name in there), None)
+    return ("full", [first]) if first else None
 
 
 def _listed(place: str, revision: str | None) -> set[str]:
@@ -107,7 +128,7 @@ def _listed(place: str, revision: str | None) -> set[str]:
 def header_of(place: str, revision: str | None, file: str) -> dict[str, Header]:
     """The file's tensors, from its header; of a hub's file nothing else is fetched."""
     folder = local(place, revision)
-    if folder is None and file in TRAINED:
+    if folder is None and file.endswith(".bin"):
         folder = fetched(place, revision)
     if folder is None:
         from huggingface_hub import parse_safetensors_file_metadata
@@ -116,11 +137,8 @@ def header_of(place: str, revision: str | None, file: str) -> dict[str, Header]:
         return {
             k: Header(file, t.dtype, tuple(t.shape), t.data_offsets[1] - t.data_offsets[0]) for k, t in tensors.items()
         }
-    if file in TRAINED:
-        return {
-            k: Header(file, str(t.dtype), tuple(t.shape), t.numel() * t.element_size())
-            for k, t in stored_in(folder / file).items()
-        }
+    if file.endswith(".bin"):
+        return {k: Header(file, str(t.dtype), t.shape, t.bytes) for k, t in tensors_in(folder / file).items()}
     try:
         with safe_open(folder / file, "pt"):  # checks that the file has the length that its header states
             pass
@@ -154,7 +172,10 @@ def fetched(place: str, revision: str | None = None) -> Path:
         return Path(place)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(place, revision=revision, allow_patterns=["*.safetensors", "*.json", *TRAINED]))
+    wanted = ["*.safetensors", "*.json", *TRAINED, OLD_ADAPTER]
+    if layout.config_of(place, revision=revision) is not None:
+        wanted += ["pytorch_model*.bin", "tokenizer.model"]
+    return Path(snapshot_download(place, revision=revision, allow_patterns=wanted))
 
 
 def digest_of(files: Sequence[Path]) -> str:

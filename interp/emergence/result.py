@@ -67,7 +67,7 @@ class Emergence(OfTables):
     def _line(self) -> str:
         steps, heads = self.steps["step"], len(self.onsets) // max(len(self.metrics), 1)
         span = f"{len(steps)} steps {steps.min()}..{steps.max()}"
-        return f"{', '.join(self.metrics)}, {span}, {heads} heads, {int(self.onsets['onset'].notna().sum())} onsets"
+        return f"{', '.join(self.metrics)}, {span}, {heads} heads, {self.onsets['onset'].count()} onsets"
 
 
 @dataclass(frozen=True)

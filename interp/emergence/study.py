@@ -77,9 +77,8 @@ def emerge(
     if len(set(ids)) < len(ids):
         raise ValueError("two samples have one id; ids tell images apart, give each its own")
     pool = MaskPool.of(s for s in again() if isinstance(s, Sample))
-    base = series.base_folder()
     settings = {
-        "base": digest_of(sorted([*base.glob("*.safetensors"), *base.glob("shared.json")])),
+        "base": digest_of(series.base_files()),
         "numbers": [str(lmm.model.dtype), lmm.device.type, setup(lmm)],
         "metrics": {name: sources[name] for name in found},
         "phrases": said,

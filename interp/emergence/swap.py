@@ -18,6 +18,7 @@ from interp.emergence.points import Point
 from interp.emergence.weights import Files, whole
 from interp.models._adapter import deltas
 from interp.models._hf import BrokenCheckpoint, listed
+from interp.models._original.weights import Weights
 from interp.models._overlay import read_projector
 from interp.work.halves import only_its_own
 
@@ -29,11 +30,11 @@ class Swap:
     its turn came. On leaving, also by an exception, the model has the weights that it came with, bit for bit.
     """
 
-    def __init__(self, model: nn.Module, points: Sequence[Point], base: Callable[[], Path]):
+    def __init__(self, model: nn.Module, points: Sequence[Point], base: Callable[[nn.Module], Files | Weights]):
         self.model, self.points, self.base = model, points, base
         self.skipped = {point.step: point.damaged for point in points if point.damaged}
         self._weights: dict[str, Tensor] = {}
-        self._base = Files({}, Path())
+        self._base: Files | Weights = Files({}, Path())
         self._pristine: dict[str, Tensor] = {}
         self._came: dict[str, Tensor] = {}
         self._changed: set[str] = set()
@@ -49,7 +50,7 @@ class Swap:
         self._weights = dict(self.model.state_dict(keep_vars=False))
         if away := [k for k, v in self._weights.items() if v.is_meta]:
             raise ValueError(f"{len(away)} weights are offloaded ({listed(away, 3)}); load the model onto one device")
-        self._base = whole(self.model, self.base())
+        self._base = self.base(self.model)
         try:
             for name in self._base.names:
                 own, base = self._weights[name], self._read_base(name)

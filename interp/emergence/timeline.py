@@ -23,10 +23,15 @@ import pandas as pd
 
 from interp.emergence.points import Point, fetched, point_of
 from interp.emergence.swap import Swap
+from interp.emergence.weights import Files, whole, whole_original
 from interp.handle import Handle
 from interp.models._adapter import settings
 from interp.models._lmm import LMM
 from interp.models._load import load
+from interp.models._load_original import load_original
+from interp.models._original.layout import config_of, model_type
+from interp.models._original.parts import Parts, parts_of
+from interp.models._original.weights import Weights
 from interp.models._overlay import BASE
 from interp.plugins import data_folder
 
@@ -76,7 +81,10 @@ class Series(Handle):
         return pd.DataFrame(rows)
 
     def load(self, **options: Any) -> Any:
-        """The base as an ``LMM``; options as for ``interp.load``."""
+        """The base as an ``LMM``; options as for ``interp.load``. One in the original LLaVA layout, or a Llama on which
+        LLaVA's own code trained, is converted in memory, with the projector of the first checkpoint."""
+        if parts := self.original():
+            return load_original(parts, self.base, **options)
         if self.base_revision:
             options["revision"] = self.base_revision
         return load(self.base, **options)
@@ -85,9 +93,32 @@ class Series(Handle):
         """Where the base's files lie; fetched from the hub first if they are not here."""
         return fetched(self.base, self.base_revision)
 
+    def original(self) -> Parts | None:
+        """What the base is made of, if it must be converted from the original LLaVA layout; else None. Its settings are
+        the last checkpoint's: LLaVA-1.5's first stage cuts images to a square, its second pads them."""
+        if config_of(self.base, revision=self.base_revision) is not None:
+            return parts_of(self.base_folder())
+        runs = [(p, config) for p in self.sound if (config := config_of(p.place, revision=p.revision)) is not None]
+        run = next((point for point, _ in runs if point.kind != "full"), None)
+        if run is None or model_type(self.base) != "llama":
+            return None
+        return replace(parts_of(run.folder(), self.base, adapted=False), config=runs[-1][1])
+
+    def base_files(self) -> list[Path]:
+        """The files that the base's weights lie in."""
+        if parts := self.original():
+            return Weights(parts).files
+        folder = self.base_folder()
+        return sorted([*folder.glob("*.safetensors"), *folder.glob("shared.json")])
+
+    def base_weights(self, model: Any) -> Files | Weights:
+        """All of the base's weights, each read when asked for."""
+        parts = self.original()
+        return whole(model, self.base_folder()) if parts is None else whole_original(model, parts)
+
     def swap(self, lmm: Any) -> Swap:
         """A context manager that gives the model each checkpoint's weights; see `interp.emergence.swap.Swap`."""
-        return Swap(lmm.model if isinstance(lmm, LMM) else lmm, self.points, self.base_folder)
+        return Swap(lmm.model if isinstance(lmm, LMM) else lmm, self.points, self.base_weights)
 
 
 def series(
@@ -159,17 +190,27 @@ def _joint(places: Sequence[str]) -> str:
 
 
 def _with_base(found: Series) -> Series:
-    """The series with a base: given, the first full checkpoint, or what the first adapter was trained on."""
+    """The series with a base: given, the first full checkpoint, or what the first other one was trained on."""
     if found.base:
         return found
+    part = [point for point in found.sound if point.kind != "full"]
+    for point in part:  # before any full checkpoint: LLaVA's first stage lies over Vicuna, not over its second
+        config = config_of(point.place, revision=point.revision)
+        if config is not None and (named := _named(point) or config.get("_name_or_path")):
+            return replace(found, base=str(named))
     for point in found.sound:
         if point.kind == "full":
             return replace(found, base=point.place, base_revision=point.revision)
-    for point in found.sound:
-        if point.kind == "adapter" and (named := settings(point.folder()).get("base_model_name_or_path")):
-            return replace(found, base=str(named))
+    for point in part:
+        if named := _named(point):
+            return replace(found, base=named)
     reasons = "; ".join(f"step {p.step}: {p.damaged}" for p in found.points if p.damaged)
     raise NoSeries(
         f"{found.name} has no base to lay its checkpoints over; give base=FOLDER or a hub id, or put it in {BASE}/ "
         f"beside them{f' ({reasons})' if reasons else ''}"
     )
+
+
+def _named(point: Point) -> str:
+    """What an adapter says that it was trained on; empty for other checkpoints."""
+    return str(settings(point.folder()).get("base_model_name_or_path") or "") if point.kind == "adapter" else ""

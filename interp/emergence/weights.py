@@ -15,6 +15,9 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from interp.emergence.points import Header, files_of, header_of
 from interp.models._folder import CheckpointMismatch
 from interp.models._hf import listed
+from interp.models._original.layout import config_of
+from interp.models._original.parts import Parts, parts_of
+from interp.models._original.weights import EMBED, Weights
 from interp.models._shared import shared
 
 
@@ -33,12 +36,28 @@ class Files:
             return file.get_tensor(key).to(dtype)
 
 
-def whole(model: nn.Module, folder: Path) -> Files:
+def whole_original(model: nn.Module, parts: Parts) -> Weights:
+    """All weights of the model in the files of an original LLaVA.
+
+    Raises:
+        interp.models._original.layout.OriginalLayout: they are not those of the model.
+    """
+    weights = Weights(parts)
+    own = model.state_dict()
+    if EMBED in own:
+        weights.rows = max(weights.own_rows, len(own[EMBED]))
+    weights.check(model.config)  # type: ignore[arg-type]
+    return weights
+
+
+def whole(model: nn.Module, folder: Path) -> Files | Weights:
     """All weights of the model in a folder, under the names that transformers gives them when it loads.
 
     Raises:
         CheckpointMismatch: weights are missing, have another shape, or are stored in another form than the model's.
     """
+    if config_of(folder) is not None:
+        return whole_original(model, parts_of(folder))
     kind, files = files_of(str(folder), None)
     if kind != "full":
         raise CheckpointMismatch(f"{folder} holds a {kind} and no whole model; expected model.safetensors")

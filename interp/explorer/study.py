@@ -67,7 +67,7 @@ def explore(
     """
     found = metrics_of(metrics)
     several = list(source) if isinstance(source, list) else [source]
-    several = [one if isinstance(one, Series | Capture) else lmm_of(one) for one in several]
+    several: list[Any] = [one if isinstance(one, Series | Capture) else lmm_of(one) for one in several]
     if several and all(isinstance(one, Capture) for one in several):
         taken = _given(several, image)
     else:

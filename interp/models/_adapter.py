@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-from interp.models._folder import ADAPTER, ADAPTER_CONFIG, CheckpointMismatch
+from interp.models._folder import ADAPTER, ADAPTER_CONFIG, OLD_ADAPTER, CheckpointMismatch
 from interp.models._hf import listed
+from interp.models._stored import tensors_in
 
 UNDERSTOOD = {"r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"}
 """Settings that `deltas` computes with."""
@@ -73,10 +73,10 @@ def deltas(model: nn.Module, folder: Path) -> dict[str, Callable[[], Tensor]]:
     Raises:
         CheckpointMismatch: an adapter that is not plain, or one that does not fit the model.
     """
-    from peft import LoraConfig
+    from peft import LoraConfig  # seconds to import: only where an adapter is met
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    path = folder / ADAPTER
+    path = adapter_in(folder)
     if odd := odd_settings(folder):
         raise CheckpointMismatch(
             f"{folder / ADAPTER_CONFIG} has {' '.join(odd)}; a series takes plain LoRA. Merge this adapter with PEFT "
@@ -110,17 +110,19 @@ def deltas(model: nn.Module, folder: Path) -> dict[str, Callable[[], Tensor]]:
     return found
 
 
+def adapter_in(folder: Path) -> Path:
+    """The file with the adapter's weights."""
+    old = folder / OLD_ADAPTER
+    return old if old.is_file() and not (folder / ADAPTER).is_file() else folder / ADAPTER
+
+
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the file's tensors by their names, from its header.
 
     Raises:
         CheckpointMismatch: the file is damaged.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointMismatch(f"{path} is damaged ({error}); fetch or save it again") from error
+    return {key: stored.shape for key, stored in tensors_in(path).items()}
 
 
 def layers_of(keys: Iterable[str]) -> set[str]:
@@ -175,8 +177,8 @@ def _delta(
         raise CheckpointMismatch(f"{path} has {b} x {a} for {layer}; expected rank {rank} and product {shape}")
 
     def compute() -> Tensor:
-        with safe_open(path, "pt") as file:
-            first, second = (file.get_tensor(f"{key}{part}.weight").to(torch.float32) for part in "AB")
+        stored = tensors_in(path)
+        first, second = (stored[f"{key}{part}.weight"].read().to(torch.float32) for part in "AB")
         return (second @ first) * (alpha / math.sqrt(rank) if config.use_rslora else alpha / rank)
 
     return compute

@@ -1,4 +1,4 @@
-"""What a model family has where its file says nothing else: loading, decoder, template, inputs; and its grid's inputs."""
+"""What a model family has where its file says nothing else: loading, decoder, template, inputs; what its grid gets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp import plugins
 from interp.models import _hf
+from interp.models._refused import check_allowed
 from interp.types import PatchGrid
+
+
+def named(model_type: Any) -> Any:
+    """The family module of that name; a module comes back as it is.
+
+    Raises:
+        interp.plugins.UnknownName: no family of that name.
+        interp.models._refused.RefusedFamily: models of that type are refused.
+    """
+    if not isinstance(model_type, str):
+        return model_type
+    check_allowed(model_type)
+    try:
+        return plugins.get("models", model_type.replace("-", "_"))
+    except plugins.UnknownName as error:
+        known = ", ".join(plugins.names("models"))
+        raise plugins.UnknownName(
+            f"no model family for model_type {model_type!r}; there are: {known}. A new one is one file: "
+            f"interp/models/{model_type.replace('-', '_')}.py"
+        ) from error
 
 
 def load(family: Any, checkpoint: str, **from_pretrained: Any) -> tuple[torch.nn.Module, Any]:

@@ -14,6 +14,8 @@ BASE, PROJECTOR, ADAPTER, ADAPTER_CONFIG = (
     "adapter_model.safetensors",
     "adapter_config.json",
 )
+OLD_ADAPTER = "adapter_model.bin"
+"""An adapter's file as PEFT wrote it before 2024."""
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TRAINED = ("non_lora_trainables.bin", "mm_projector.bin")
 """What LLaVA's own training writes in place of a projector.safetensors."""
@@ -26,11 +28,11 @@ _STATE = r"(optimizer|scheduler|rng_state|random_states|training_args|scaler|sam
 _ELSEWHERE = r"(checkpoint-\d+|base|global_step\d+|optimizer_\d+|original|onnx|openvino|metal|runs|logs|wandb|\..*)/.*"
 """A trainer's state, and folders that are no part of this checkpoint."""
 _TWICE = {
-    "full": r"pytorch_model[^/]*\.bin|tf_model\.h5|flax_model\.msgpack|consolidated[^/]*",
+    "full": r"pytorch_model[^/]*\.bin|tf_model\.h5|flax_model\.msgpack|consolidated[^/]*|mm_projector\.bin",
     "adapter": r"adapter_model\.bin",
     "projector": r"(?!)",
 }
-"""The same weights once more in another format, as the hub has them."""
+"""The same weights once more in another format, as the hub has them; and the first stage's projector beside LLaVA."""
 
 
 class CheckpointMismatch(ValueError):
@@ -53,7 +55,7 @@ def contents(place: str, names: Set[str]) -> tuple[Kind, list[str]]:
     """
     beside = [file for file in (PROJECTOR, *TRAINED) if file in names][:1]
     if names & {ADAPTER, ADAPTER_CONFIG}:
-        return "adapter", [ADAPTER, *beside]
+        return "adapter", [OLD_ADAPTER if {ADAPTER, OLD_ADAPTER} & names == {OLD_ADAPTER} else ADAPTER, *beside]
     if beside:
         return "projector", beside
     for file in (WHOLE, INDEX):
@@ -72,8 +74,8 @@ def check_all_read(place: str, names: Set[str], kind: Kind, files: Set[str]) -> 
         FileNotFoundError: half an adapter.
         CheckpointMismatch: with the names of the others.
     """
-    if kind == "adapter" and not {ADAPTER, ADAPTER_CONFIG} <= names:
-        lost = ADAPTER_CONFIG if ADAPTER in names else ADAPTER
+    if kind == "adapter" and not (ADAPTER_CONFIG in names and names & {ADAPTER, OLD_ADAPTER}):
+        lost = ADAPTER_CONFIG if names & {ADAPTER, OLD_ADAPTER} else ADAPTER
         raise FileNotFoundError(f"{place} holds half an adapter: no {lost}; fetch or save it again")
     known = rf"({_STATE}|(.*/)?{_ELSEWHERE}|{_TWICE[kind]})"
     left = sorted(n for n in names - files if not re.fullmatch(known, n) and _holds_weights(Path(place, n)))

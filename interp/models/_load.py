@@ -14,13 +14,12 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils.hub import cached_file
 
-from interp import plugins
 from interp.models import _family as family_of
 from interp.models import _overlay as overlay
 from interp.models._hf import HUB_OPTIONS, BrokenCheckpoint, completed
 from interp.models._lmm import LMM
+from interp.models._original import layout
 from interp.models._processor import with_options
-from interp.models._refused import check_allowed
 from interp.plugins import data_folder, shipped
 
 
@@ -46,12 +45,15 @@ def wrap(
     Raises:
         interp.plugins.UnknownName: no family module of that name.
         RefusedFamily: a model whose image tokens have no place.
+        interp.models._original.layout.OriginalLayout: a model of LLaVA's own code.
     """
     if hasattr(model, "get_base_model"):  # a PEFT model: its layers are inside the base model, unmerged
         model = model.get_base_model()
+    if layout.is_original(own := {name: value for name, value in vars(model.config).items() if name[:1] != "_"}):
+        layout.told_to_convert(model.config._name_or_path or type(model).__name__, own)
     options = dict(processor_options or {})
     processor = with_options(completed(processor, model.config), options)
-    chosen = _family(model.config.model_type if family is None else family)
+    chosen = family_of.named(model.config.model_type if family is None else family)
     return LMM(model, processor, chosen, model.config._name_or_path or type(model).__name__, options, view)
 
 
@@ -82,6 +84,7 @@ def load(
         UnknownModel: neither a folder, a shipped model nor to be had from the hub.
         interp.plugins.UnknownName: no family module for the model's ``model_type``.
         RefusedFamily: a model whose image tokens have no place.
+        interp.models._original.layout.OriginalLayout: a LLaVA in its own code's layout, which must be converted.
         BrokenCheckpoint, interp.models._overlay.CheckpointMismatch: weights that are missing, do not fit or are no
             numbers.
 
@@ -95,12 +98,13 @@ def load(
     """
     source, checkpoint = _find(str(name))
     hub = {k: v for k, v in from_pretrained.items() if k in HUB_OPTIONS}
+    layout.check_converted(source, **hub)
     if _released(source, hub):
         converter = importlib.import_module("interp.models.difflmm.convert")
         parts = {k: from_pretrained.pop(k) for k in converter.PARTS if k in from_pretrained}
         source = str(converter.converted(source, **parts, **hub))
         hub, from_pretrained = {}, {k: v for k, v in from_pretrained.items() if k not in hub}
-    family = _family(_model_type(str(name), source, hub))
+    family = family_of.named(_model_type(str(name), source, hub))
     placed = "device_map" in from_pretrained or "quantization_config" in from_pretrained
     device = device_of(device)
     dtype = dtype or ("auto" if placed or device.type != "cpu" else torch.float32)
@@ -144,8 +148,9 @@ def check_place(name: str) -> None:
         UnknownModel, interp.plugins.UnknownName: as for `load`.
     """
     source, _ = _find(name)
+    layout.check_converted(source)
     if not _released(source, {}):
-        _family(_model_type(name, source, {}))
+        family_of.named(_model_type(name, source, {}))
 
 
 @contextlib.contextmanager
@@ -188,6 +193,8 @@ def _find(name: str) -> tuple[str, overlay.Checkpoint | None]:
             series = overlay.paths(path.parent)
             if chosen := next((c for c in series if c.name == path.name), None):
                 return _over(path.parent / overlay.BASE, chosen)
+            if (path / "config.json").is_file():  # a model that happens to lie beside a folder of that name
+                return str(path), None
             there = ", ".join(c.name for c in series)
             raise UnknownModel(f"{path.parent} has no checkpoint {path.name!r}; there are: {there or 'none'}")
     return (str(data_folder() / name) if (data_folder() / name / "config.json").is_file() else name), None
@@ -222,25 +229,11 @@ def _model_type(name: str, source: str, hub: dict[str, Any]) -> str:
         raise UnknownModel(_nowhere(name, source, problem)) from error
 
 
-def _family(model_type: Any) -> Any:
-    """The family module of that name; a module comes back as it is."""
-    if not isinstance(model_type, str):
-        return model_type
-    check_allowed(model_type)
-    try:
-        return plugins.get("models", model_type.replace("-", "_"))
-    except plugins.UnknownName as error:
-        known = ", ".join(plugins.names("models"))
-        raise plugins.UnknownName(
-            f"no model family for model_type {model_type!r}; there are: {known}. A new one is one file: "
-            f"interp/models/{model_type.replace('-', '_')}.py"
-        ) from error
-
-
 def _nowhere(name: str, source: str, error: Exception) -> str:
     if Path(source).is_dir():
         return f"the folder {source} holds no model: {error}"
     return (
-        f"{name!r} is no folder with a config.json, no shipped model ({', '.join(shipped()) or 'none here: INTERP_DATA'}), and "
-        f"the hub gave none under that name: {str(error).splitlines()[0]}"
+        f"{name!r} is no folder with a config.json, no shipped model "
+        f"({', '.join(shipped()) or 'none here: INTERP_DATA'}), and the hub gave none under that "
+        f"name: {str(error).splitlines()[0]}"
     )

@@ -1,4 +1,4 @@
-"""What a model is called with next, asked of the model itself: it alone knows its positions and the kinds of its tokens.
+"""What a model is called with next, asked of the model itself: it alone knows its positions and its tokens' kinds.
 
 A 2-D count of tokens is not what M-RoPE (three axes; Qwen2-VL and later, GLM-4V) or PaliGemma (from 1) take for
 positions, and models accept it without a word.
@@ -29,7 +29,8 @@ def next_inputs(
     All is read anew; or, with a ``cache`` that holds what stands before, the ``last`` tokens alone. ``real`` is 0 where
     an answer has ended. What follows the prompt is causal.
     """
-    given = {name: x for name, x in inputs.items() if name != "input_ids"} | {"use_cache": cache is not None}
+    given: dict[str, Any] = {name: x for name, x in inputs.items() if name != "input_ids"}
+    given["use_cache"] = cache is not None
     if "position_ids" in inspect.signature(model.forward).parameters:
         given["position_ids"] = model._prepare_position_ids_for_generation(inputs["input_ids"], dict(given))
     mask, kinds = given["attention_mask"], given.get("token_type_ids")

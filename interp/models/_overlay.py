@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from interp.models._adapter import current, deltas, home_of, layers_of, odd_settings, shapes_of
+from interp.models._adapter import adapter_in, current, deltas, home_of, layers_of, odd_settings, shapes_of
 from interp.models._folder import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -31,6 +31,9 @@ from interp.models._folder import (
     contents,
     files_in,
 )
+from interp.models._original.names import own_name
+from interp.models._original.weights import PROJECTOR as PLACE
+from interp.models._original.weights import second_layer
 
 REPEATED = ("pissa", "olora")
 """Beginnings that change the base, and that PEFT repeats exactly when it loads the adapter."""
@@ -123,6 +126,9 @@ def read_projector(model: torch.nn.Module, folder: Path) -> dict[str, torch.Tens
         return {}
     stored = {own_name(name): tensor for name, tensor in stored_in(path).items()}
     weights = {now: stored[name] for name, now in current(model, stored)}
+    if getattr(getattr(model, "config", None), "projector_hidden_act", "") == "linear":  # LLaVA's own has one layer
+        first = weights.get(f"{PLACE}linear_1.weight")
+        weights = second_layer(0 if first is None else len(first)) | weights
     check_projector(model, weights, path)
     return weights
 
@@ -143,14 +149,6 @@ def stored_in(path: Path) -> dict[str, torch.Tensor]:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointMismatch(f"{path} is damaged ({why}); fetch or save it again") from error
     raise CheckpointMismatch(f"{path} holds a {type(found).__name__}; expected tensors by their names")
-
-
-def own_name(name: str) -> str:
-    """LLaVA's training calls the projector's layers otherwise and wraps all in PEFT's names."""
-    name = re.sub(r"^(base_model\.model\.)+", "", name)
-    return name.replace("mm_projector.0.", "multi_modal_projector.linear_1.").replace(
-        "mm_projector.2.", "multi_modal_projector.linear_2."
-    )
 
 
 def check_projector(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -193,7 +191,7 @@ def _merge_by_peft(model: torch.nn.Module, path: Path, odd: list[str]) -> None:
             f"{path / ADAPTER_CONFIG} has {start}: training began on a changed base, which these files do not "
             "give back. Merge the adapter where it was trained, and save the whole model"
         )
-    keys = set(shapes_of(path / ADAPTER))
+    keys = set(shapes_of(adapter_in(path)))
     if not layers_of(keys):
         raise CheckpointMismatch(
             f"{path / ADAPTER_CONFIG} has {' '.join(odd)} and no LoRA in it; merge it with PEFT, and save the whole "

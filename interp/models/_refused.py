@@ -17,8 +17,8 @@ REASONS = {
     "idefics2": _QUERIES.replace("a Q-Former", "a perceiver"),
     "idefics": _CROSS,
     "mllama": _CROSS,
-    "florence2": "it is an encoder-decoder: the answer's tokens reach the image by cross-attention to encoder states that "
-    "have each mixed all of the image and the prompt",
+    "florence2": "it is an encoder-decoder: the answer's tokens reach the image by cross-attention to encoder states, "
+    "each of which has read all of the image and the prompt",
 }
 
 

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: LLaVA-NeXT's views, the fine one shrunk where it has too many patches. Li et al. 2024, arXiv 2408.03326."""
+"""LLaVA-OneVision: LLaVA-NeXT's views, the fine one shrunk where it has too many patches. arXiv 2408.03326."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""How grounding emerges: curves over training, a map of all heads at each step (still and moving), onsets by layer."""
+"""How grounding emerges: curves over training, a map of all heads at each step, onsets by layer."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -10,9 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from interp.plots._curves import LEADERS, THINGS, WORDS, column, field_of, leaders_of
 from interp.plots.heads import known, scale, select, square
@@ -126,39 +123,11 @@ def small_multiples(
         for axes in grid.flat[len(steps) :]:
             axes.set_visible(False)
         for axes, step in zip(grid.flat, steps, strict=False):
-            image = _map(axes, rows, step, higher_is_better, cmap, limits)
+            image = map_of(axes, rows, step, higher_is_better, cmap, limits)
         figure.colorbar(image, ax=grid, shrink=0.8, pad=0.01).set_label(f"mean {words(metric)}")
         figure.supxlabel("head", fontsize=9)
         figure.supylabel(layer_label(rows["layer"]), fontsize=9)
     return whole(figure)
-
-
-def animation(
-    heads: pd.DataFrame,
-    metric: str,
-    *,
-    higher_is_better: bool = True,
-    seconds: float = 0.7,
-    cmap: str | None = None,
-    limits: Limits | None = None,
-) -> bytes:
-    """The same maps as an animated GIF, ``seconds`` a step and three times that for the last."""
-    rows = select(heads, metric)
-    frames = []
-    for step in sorted(int(s) for s in rows["step"].unique()):
-        with style():
-            figure = Figure(figsize=(4.6, 3.6), dpi=100, layout="constrained")
-            axes = figure.subplots()
-            image = _map(axes, rows, step, higher_is_better, cmap, limits)
-            axes.set(xlabel="head", ylabel=layer_label(rows["layer"]))
-            figure.colorbar(image, ax=axes, pad=0.02).set_label(f"mean {words(metric)}")
-            canvas = FigureCanvasAgg(figure)
-            canvas.draw()
-            frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    last = [round(1000 * seconds)] * (len(frames) - 1) + [round(3000 * seconds)]
-    buffer = io.BytesIO()
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=last, loop=0)
-    return buffer.getvalue()
 
 
 def layer_onsets(
@@ -209,7 +178,7 @@ def _loss(axes: Axes, steps: pd.DataFrame) -> None:
     axes.plot(steps["step"], steps["loss"], color=MEAN, marker="o", markersize=3)
 
 
-def _map(axes: Axes, rows: pd.DataFrame, step: int, higher_is_better: bool, cmap: str | None, limits: Limits | None):
+def map_of(axes: Axes, rows: pd.DataFrame, step: int, higher_is_better: bool, cmap: str | None, limits: Limits | None):
     low, high = limits or (np.nanmin(column(rows, "mean")), np.nanmax(column(rows, "mean")))
     means = square(rows.loc[rows["step"] == step, :], "mean")
     image = axes.imshow(

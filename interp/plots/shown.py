@@ -31,7 +31,7 @@ def maps(
     """A row per phrase: the image, the mean map of the ``heads``, and each head's where they are few.
 
     Args:
-        image: what the maps lie over, in any form; None: an empty one. A `Sample` also gives the outlines of its targets.
+        image: what the maps lie over, in any form; None: an empty one. A `Sample` gives its targets' outlines too.
         phrases: which of them, as `PhraseMaps.place` reads them; None: all, of a sample those that name a target.
         normalise: of a capture, as in `interp.phrase_maps`.
         how: ``ax``, ``cmap`` and ``limits`` of `interp.plots.overlay.gallery`.

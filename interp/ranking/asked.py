@@ -59,7 +59,8 @@ def _code(function: Callable[..., Any]) -> str:
 
 def metrics_asked(given: Sequence[Any] | None) -> tuple[list[str], dict[str, Metric], dict[str, str]]:
     """Names of the metrics in the order asked; all that are measured, with those that need no mask; and the hash of
-    each one's code, on which stored scores depend. ``given``: as `interp.metrics._given.metric_of` reads each; None is all.
+    each one's code, on which stored scores depend. ``given``: each as `interp.metrics._given.metric_of` reads it; None
+    is all.
 
     Raises:
         interp.plugins.UnknownName, FileNotFoundError, ValueError: no such metric, none at all, or two of one name.

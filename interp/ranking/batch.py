@@ -27,9 +27,9 @@ Control = Literal["none", "image", "sinks"]
 class Plan:
     """What all batches of a run have in common; see `interp.rank`.
 
-    ``phrases``: what `interp.captures` takes under that name. ``by_rows``: the metric that is also scored on each word's
-    first and last row alone; none if empty. ``known`` keeps masks on patch grids for a data set that is scored again
-    and again; None keeps none.
+    ``phrases``: what `interp.captures` takes under that name. ``by_rows``: the metric that is also scored on each
+    word's first and last row alone; none if empty. ``known`` keeps masks on patch grids for a data set that is scored
+    again and again; None keeps none.
     """
 
     lmm: Any
@@ -109,6 +109,33 @@ class Batch:
         skipped = [Skip(*s) for s in about["skipped"]]
         more = about.get("losses", {}), by_rows, about.get("unmatched", []), tuple(about.get("layers", ()))
         return cls(about["phrases"], skipped, scores, reduced, groups, *more)
+
+
+def _elsewhere(some: Sequence[Maps]) -> Float[Tensor, "phrase layer head"] | None:
+    """What lies elsewhere, joined; nothing for an image that has one view alone. None where all have."""
+    if all(m.elsewhere is None for m in some):
+        return None
+    return torch.cat([m.raw.new_zeros(m.raw.shape[:3]) if m.elsewhere is None else m.elsewhere for m in some])
+
+
+def by_grid(prepared: Sequence[Maps]) -> list[Maps]:
+    """The samples' maps, joined where their grids have one shape."""
+    groups: dict[tuple[int, ...], list[Maps]] = {}
+    for maps in prepared:
+        groups.setdefault(tuple(maps.masks.shape[1:]), []).append(maps)
+    return [
+        Maps(
+            rows=[row for m in some for row in m.rows],
+            samples=[place for m in some for place in m.samples],
+            raw=torch.cat([m.raw for m in some]),
+            normalised=torch.cat([m.normalised for m in some]),
+            masks=torch.cat([m.masks for m in some]),
+            others=torch.cat([m.others for m in some]),
+            nulls=torch.cat([m.nulls for m in some]),
+            elsewhere=_elsewhere(some),
+        )
+        for some in groups.values()
+    ]
 
 
 def pack_group(group: Maps, i: int) -> dict[str, np.ndarray]:

@@ -57,8 +57,8 @@ def score(
         seed, nulls, by: as for `interp.rank`. ``layers``: their numbers, if they are not 0, 1, ...
 
     Raises:
-        ValueError: not as many maps, masks, words and images, maps that are no numbers throughout, or masks of one image
-            that differ in size.
+        ValueError: not as many maps, masks, words and images, maps that are no numbers throughout, or masks of one
+            image that differ in size.
         NothingToRank: no word at all.
 
     >>> maps = torch.zeros(4, 1, 2, 2, 2)  # 4 words, a layer, 2 heads, 2 x 2 patches
@@ -138,7 +138,8 @@ def _prepared(plan: Plan, own: Any) -> list[Prepared]:
         about.append(
             {
                 "sample_id": own.image, "image_id": own.image, "text": text, "root": text.split()[-1] if text else "",
-                "tokens": int(count), "area": float(mask.mean()), "targets": [thing], "mention": said[thing], "kind": "",
+                "tokens": int(count), "area": float(mask.mean()), "targets": [thing], "mention": said[thing],
+                "kind": "",
             }
         )  # fmt: skip
     maps = torch.stack(own.maps) if len({m.shape for m in own.maps}) == 1 else None

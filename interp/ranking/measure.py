@@ -89,10 +89,10 @@ def _prepare(
     index = [phrase.pop("index") for phrase in about]
     try:
         raw, normalised, elsewhere = _maps(plan, result, index, plan.rows)
-        singly = {
-            rows: _maps(plan, result, index, rows)[0 if plan.metrics[plan.by_rows].raw else 1]
-            for rows in (("mean", "first", "last") if plan.by_rows else ())
-        }
+        singly = dict[str, Tensor]()
+        for kind in ("mean", "first", "last") if plan.by_rows else ():
+            one_raw, one_normalised, _ = _maps(plan, result, index, kind)
+            singly[kind] = one_raw if plan.metrics[plan.by_rows].raw else one_normalised
     except ValueError as error:
         raise _LeftOut(str(error)) from error
     on_grid, others, nulls = _masks(plan, sample, about, index, masks, result.grid)

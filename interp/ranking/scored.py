@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.ranking.batch import Maps, Plan, pack_group
+from interp.ranking.batch import Maps, Plan, by_grid, pack_group
 from interp.ranking.reductions import in_order, score_reductions
 from interp.ranking.scoring import MetricScores, score_sample
 from interp.ranking.specificity import partners
@@ -30,7 +30,7 @@ def score_prepared(plan: Plan, prepared: Sequence[Prepared], maps: bool = True, 
     """Plain arrays for the store: every metric for every phrase, and the maps in half precision unless ``maps`` is
     False. ``about``: the rest of what `interp.ranking.batch.Batch` knows: ``skipped losses unmatched layers``."""
     phrases = [about for own in prepared for about in own.about]
-    groups = _by_grid([own.maps for own in prepared])
+    groups = by_grid([own.maps for own in prepared])
     pairs = [partners([phrases[row] for row in g.rows]) for g in groups]
     found = {
         "heads": [
@@ -79,30 +79,3 @@ def _score_rows(plan: Plan, prepared: Sequence[Prepared], group: Maps, partner: 
         maps = torch.cat([p.by_rows[rows] for p in own])
         found[rows] = score_sample(maps, maps, group.masks, group.others, group.nulls, partner, metric)[plan.by_rows]
     return found
-
-
-def _elsewhere(some: Sequence[Maps]) -> Float[Tensor, "phrase layer head"] | None:
-    """What lies elsewhere, joined; nothing for an image that has one view alone. None where all have."""
-    if all(m.elsewhere is None for m in some):
-        return None
-    return torch.cat([m.raw.new_zeros(m.raw.shape[:3]) if m.elsewhere is None else m.elsewhere for m in some])
-
-
-def _by_grid(prepared: Sequence[Maps]) -> list[Maps]:
-    """The samples' maps, joined where their grids have one shape."""
-    groups: dict[tuple[int, ...], list[Maps]] = {}
-    for maps in prepared:
-        groups.setdefault(tuple(maps.masks.shape[1:]), []).append(maps)
-    return [
-        Maps(
-            rows=[row for m in some for row in m.rows],
-            samples=[place for m in some for place in m.samples],
-            raw=torch.cat([m.raw for m in some]),
-            normalised=torch.cat([m.normalised for m in some]),
-            masks=torch.cat([m.masks for m in some]),
-            others=torch.cat([m.others for m in some]),
-            nulls=torch.cat([m.nulls for m in some]),
-            elsewhere=_elsewhere(some),
-        )
-        for some in groups.values()
-    ]

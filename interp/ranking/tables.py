@@ -52,7 +52,7 @@ def ranking_of(
     reduced = {name: _reduced(score, [b for _, b in done_with], best) for name, score in scores.items()}
     names = [*REDUCTIONS, *TOP]
     heads = summary.summarise(scores, plan.seed, by)
-    localization = _localization(*(everything[name].values for name in MASK_FREE), done_with[0][1].layers)
+    localization = _localization(*(everything[name].values for name in MASK_FREE), layers=done_with[0][1].layers)
     higher = {name: plan.metrics[name].higher_is_better for name in asked}
     phrases = [p for _, b in done_with for p in b.phrases]
     manifest |= {"phrases": len(phrases), "images": len({p["image_id"] for p in phrases}), "skipped": len(skipped)}

@@ -18,6 +18,7 @@ from interp.explorer.contents import contents
 from interp.explorer.handle import Explorer
 from interp.explorer.shown import Recording, Shown
 from interp.plots import emergence as plots
+from interp.plots.animated import animation
 from interp.report import explorer, figures, html
 from interp.report.run import Run
 from interp.types import Head, Phrase, Target, layer_numbers
@@ -44,7 +45,7 @@ def draw(run: Run) -> None:
         figures.save(run, f"growth_{metric}", plots.growth(heads, onsets, metric, steps))
         figures.save(run, f"maps_{metric}", plots.small_multiples(heads, metric, higher_is_better=higher))
         figures.save(run, f"layers_{metric}", plots.layer_onsets(onsets, heads, metric))
-        moving = plots.animation(heads, metric, higher_is_better=higher)
+        moving = animation(heads, metric, higher_is_better=higher)
         write_bytes(run.folder / "figures" / f"maps_{metric}.gif", moving)
 
 
@@ -120,7 +121,7 @@ def headline(tables: Mapping[str, pd.DataFrame], metric: str) -> str:
     onsets = tables["onsets"].query("metric == @metric")
     name, last = metric.replace("_", " ").capitalize(), tables["steps"]["step"].max()
     at_last = tables["heads"].query("metric == @metric and step == @last")
-    basis = f"{int(at_last['n'].max())} phrases on {int(at_last['images'].max())} images"
+    basis = f"{int(np.max(at_last['n']))} phrases on {int(np.max(at_last['images']))} images"
     rule = f"from the first step on at which corrected p < {LEVEL} and stays so to the last"
     said = [f"{name} ({basis}; {rule}): {_begun(onsets, '_word', 'tell the named thing from the others', last)};"]
     said.append(f"{_begun(onsets, '', 'look at things at all', last)}.")

@@ -47,8 +47,8 @@ class Opened(OfTables):
 
 
 def open_run(folder: str | Path) -> Ranking | Comparison | Emergence | Cause | Capture | Segmentation | Opened:
-    """What `interp rank`, ``compare``, ``emerge``, ``effects``, ``capture`` or ``segment`` found, so that it can be looked at, drawn
-    anew and gone on from; the `Opened` tables of another run. Scores of single phrases are read when they are asked for.
+    """What `interp rank`, ``compare``, ``emerge``, ``effects``, ``capture`` or ``segment`` found, to look at, to draw
+    anew and to go on from; the `Opened` tables of another run. Scores of phrases are read when they are asked for.
 
     Raises:
         FileNotFoundError: the folder holds no run.

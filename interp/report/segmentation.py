@@ -70,7 +70,10 @@ def segmented(run: Run) -> tuple[np.ndarray, Segmentation]:
         raise ValueError(f"{run.folder} has lost its image; run the same `interp segment` again with --force")
     with np.load(run.folder / "masks.npz") as arrays:
         masks, points, confidence = (arrays[name] for name in ("masks", "points", "confidence"))
-    phrases = tuple(Phrase(*own[:5], tuple(own[5])) for own in json.loads(str(stored["phrases"])))
+    phrases = tuple(
+        Phrase(text, root, lemma, start, end, tuple(tokens))
+        for text, root, lemma, start, end, tokens in json.loads(str(stored["phrases"]))
+    )
     skipped = tuple(Skip(skip["sample_id"], skip["reason"]) for skip in run.manifest["skipped"])
     words = (about["prompt"], about["answer"], phrases)
     made = Segmentation(

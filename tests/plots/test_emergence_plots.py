@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from interp.plots import emergence as plots
+from interp.plots.animated import animation
 
 STEPS = (0, 5, 20, 100)
 
@@ -74,7 +75,7 @@ def test_maps_of_all_steps_share_one_scale_and_name_each_steps_best_head(tables)
 
 
 def test_the_animation_has_a_frame_for_each_step_and_rests_on_the_last(tables):
-    gif = Image.open(io.BytesIO(plots.animation(tables[0], "nss", seconds=0.5)))
+    gif = Image.open(io.BytesIO(animation(tables[0], "nss", seconds=0.5)))
     durations = []
     for i in range(gif.n_frames):
         gif.seek(i)

@@ -22,9 +22,15 @@ def build(seed=0):
         image_token_index=tokens.image_token_id, video_token_index=tokens.video_token_id,
         image_grid_pinpoints=points, vision_aspect_ratio="anyres_max_2",
     )  # fmt: skip
+    most = "anyres_max_2"
     processor = stills(LlavaOnevisionProcessor)(
-        image_processor=LlavaOnevisionImageProcessorPil(size={"height": tile, "width": tile}, image_grid_pinpoints=points),
-        tokenizer=tokens, num_image_tokens=16, vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_2",
+        image_processor=LlavaOnevisionImageProcessorPil(
+            size={"height": tile, "width": tile}, image_grid_pinpoints=points
+        ),
+        tokenizer=tokens,
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio=most,
         chat_template=parts.chat("<image>"),
-    )  # fmt: skip
+    )
     return parts.finished(LlavaOnevisionForConditionalGeneration, config, tokens, seed), processor

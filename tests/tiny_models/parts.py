@@ -21,7 +21,9 @@ def tokenizer(*special, **named):
     made.decoder = decoders.Metaspace(prepend_scheme="first")
     every = list(dict.fromkeys([*SPECIAL, *named.values(), *special]))
     alphabet = list(string.ascii_letters + string.punctuation)
-    trainer = trainers.BpeTrainer(vocab_size=216 + len(every), special_tokens=every, initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=215 + len(every), special_tokens=every, initial_alphabet=alphabet, show_progress=False
+    )
     made.train_from_iterator(SENTENCES * 3, trainer)
     made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(

@@ -23,10 +23,11 @@ from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, CLIPVi
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils.hub import cached_file
 
+from interp.models._original.prompt import chat_template
 from interp.models.difflmm.configuration import SCHEDULER, DiffLMMConfig
 from interp.models.difflmm.encoder import number, until_up_block, without_decoder
 from interp.models.difflmm.modelling import DiffLMMForConditionalGeneration
-from interp.models.difflmm.processing import CHAT_TEMPLATE, DiffLMMProcessor
+from interp.models.difflmm.processing import DiffLMMProcessor
 from interp.models.difflmm.released import (
     CLIP,
     DIFFUSION,
@@ -34,7 +35,6 @@ from interp.models.difflmm.released import (
     LANGUAGE_MODEL,
     ConversionError,
     file_of,
-    gap,
     in_llava,
     needless,
     projector_of,
@@ -101,7 +101,7 @@ def convert(
     try:
         model.save_pretrained(partial)
         processor = DiffLMMProcessor.from_config(config, tokenizer, **normal)
-        processor.chat_template = CHAT_TEMPLATE.replace("<image>\n", f"<image>{gap(tokenizer)}\n")
+        processor.chat_template = chat_template(tokenizer)
         processor.save_pretrained(partial)
         made_of = {"source": source, "language_model": language_model, "diffusion": diffusion, "clip": clip}
         (partial / "conversion.json").write_text(json.dumps({**made_of, "normalisation": normalisation}, indent=1))

@@ -8,20 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import BatchFeature, LlavaImageProcessorPil, LlavaProcessor
 
+from interp.models._original.prompt import CHAT_TEMPLATE
 from interp.models.difflmm.configuration import DiffLMMConfig
 from interp.models.difflmm.encoder import number
-
-CHAT_TEMPLATE = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
-    "{% for message in messages %}{{ ' ' + message['role'].upper() + ': ' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ '<image>\n' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
-)
-"""``llava_v1`` of the released code."""
 
 
 class DiffLMMImageProcessorPil(LlavaImageProcessorPil):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,8 @@ def projector_of(source: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
     if left and not found:
         raise ConversionError(
             f"{TRAINED} of {source} is not of a DiffLMM: it holds {', '.join(sorted(left)[:3])}, expected keys such as "
-            f"{PREFIX}sd_norm_layer.weight. Merge adapters of other models with PEFT and load the merged folder"
+            f"{PREFIX}sd_norm_layer.weight. A LLaVA's LoRA run: interp convert llava {source} OUT; adapters of other "
+            "models: merge them with PEFT and load the merged folder"
         )
     refuse(f"{TRAINED} of {source}", [], left)
     return found
@@ -113,21 +113,6 @@ def settings_of(source: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     if wrong := [f"{name} {given[name]!r}" for name in ALWAYS if not given.get(name, True)]:
         raise ConversionError(f"config.json of {source} has {', '.join(wrong)}; expected true: DiffLMM has both")
     return {ours: given[theirs] for theirs, ours in SETTINGS.items() if given.get(theirs) is not None}
-
-
-def gap(tokenizer: Any) -> str:
-    """What stands between image and line break in the template, so that the tokens are those of the released code.
-
-    That code tokenises what follows the image by itself, and a SentencePiece tokenizer begins each text with a space of
-    its own, which it leaves out behind another token: without it the prompt is a token short.
-    """
-    image, behind = tokenizer.convert_tokens_to_ids("<image>"), tokenizer("\nA", add_special_tokens=False)["input_ids"]
-    wanted = [*tokenizer("USER: ")["input_ids"], image, *behind]
-    fitting = (gap for gap in ("", " ") if tokenizer(f"USER: <image>{gap}\nA")["input_ids"] == wanted)
-    found = next(fitting, None)
-    if found is None:
-        warnings.warn("around the image this tokenizer gives other tokens than the released code", stacklevel=2)
-    return found or ""
 
 
 def in_llava(key: str) -> str:
