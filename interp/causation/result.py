@@ -87,7 +87,7 @@ class Effects(OfTables):
         from interp.plots.cause import MEASURES, sets
         from interp.plots.heads import heat_map
 
-        if self.frame["size"].max() > 1:
+        if max(map(len, self.units.asked), default=1) > 1:
             return sets(self.frame, measure, **how)
         said = {"title": f"greatest {MEASURES[measure]}", "label": MEASURES[measure]}
         return heat_map(self.frame.rename(columns={"measure": "metric"}), measure, **{**said, **how})

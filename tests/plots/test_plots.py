@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import io
+import pkgutil
 from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+import interp.plots
 from interp.plots.heads import heat_map
 from interp.plots.layers import curves
 from interp.plots.overlay import Row, atlas, gallery, z_scores
@@ -186,3 +192,57 @@ def test_drawing_leaves_the_callers_settings_alone():
     heat_map(frame(), "mass_in_mask")
     atlas(np.ones((1, 1, 2, 2), dtype=np.float32), "x")
     assert dict(mpl.rcParams) == before
+
+
+def public_plots():
+    """Every public function of `interp.plots` that gives a figure."""
+    for module in pkgutil.iter_modules(interp.plots.__path__):
+        if module.name.startswith("_") or module.name in ("style", "notebook"):
+            continue
+        found = importlib.import_module(f"interp.plots.{module.name}")
+        for name, function in vars(found).items():
+            own = inspect.isfunction(function) and function.__module__ == found.__name__ and name[0] != "_"
+            if own and str(inspect.signature(function).return_annotation) == "Figure":
+                yield pytest.param(function, id=f"{module.name}.{name}")
+
+
+@pytest.mark.parametrize("function", list(public_plots()))
+def test_every_plot_can_be_a_part_of_a_users_own_figure(function):
+    takes = inspect.signature(function).parameters
+    assert "ax" in takes or takes["how"].kind is inspect.Parameter.VAR_KEYWORD
+
+
+def test_a_plot_of_one_panel_is_drawn_into_the_given_axes_with_the_given_colours_and_limits():
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    assert heat_map(frame(), "mass_in_mask", ax=left, cmap="magma", limits=(-1.0, 2.0)) is figure
+    image = left.images[0]
+    assert image.get_clim() == (-1.0, 2.0) and image.get_cmap().name == "magma" and not right.images
+    assert curves(frame(), "mass_in_mask", ax=right, limits=(0.0, 3.0)) is figure
+    assert right.get_ylim() == (0.0, 3.0)
+
+
+def test_a_plot_of_several_panels_shares_the_place_of_the_given_axes():
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    rows = [Row(np.zeros((8, 8, 3), np.uint8), " a frog", PatchGrid(np.zeros((2, 2), int), (0.0, 0.0, 8.0, 8.0)),
+                {"mean": np.eye(2)})] * 2  # fmt: skip
+    assert gallery(rows, ax=left) is figure
+    assert right in figure.axes and left not in figure.axes and len(figure.subfigs) == 1
+    names = [axes.get_ylabel() for axes in figure.subfigs[0].axes if axes.get_ylabel()]
+    assert names == ["a frog", "a frog (2)"], "two mentions are told apart, and no label begins with a blank"
+    with pytest.raises(ValueError, match="stand in no grid"):
+        gallery(rows, ax=Figure().add_axes((0, 0, 1, 1)))
+
+
+def test_names_of_heads_that_lie_close_do_not_lie_over_each_other():
+    from interp.plots.cause import against
+
+    close = pd.DataFrame({"layer": 0, "head": range(6), "mean": [0.5 + 1e-3 * i for i in range(6)]})
+    both = [close.assign(metric=name, low=close["mean"] - 0.1, high=close["mean"] + 0.1) for name in ("nss", "logprob")]
+    figure = against(pd.concat(both), "nss", "logprob")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in figure.axes[0].texts]
+    assert len(boxes) == 6
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
