@@ -38,9 +38,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not see names that 
     from interp.models._load import wrap as wrap
     from interp.ranking.given import score as score
     from interp.ranking.study import rank as rank
-    from interp.report.opened import open_run
-
-    open = open_run
+    from interp.report.opened import open as open
     from interp.segmentation.study import segment as segment
     from interp.segmentation.study import segment_capture as segment_capture
     from interp.segmentation.study import segment_maps as segment_maps
@@ -103,8 +101,6 @@ _HOME = {
     "Skip": "interp.types",
     "Target": "interp.types",
 }
-_CALLED = {"open": "open_run"}
-"""Names that would hide one of Python's in their own file."""
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
@@ -112,7 +108,7 @@ if not TYPE_CHECKING:  # or editors would take any name for a good one
 
     def __getattr__(name: str) -> Any:
         if name in _HOME:
-            return getattr(importlib.import_module(_HOME[name]), _CALLED.get(name, name))
+            return getattr(importlib.import_module(_HOME[name]), name)
         raise AttributeError(f"module 'interp' has no attribute {name!r}; it offers: {', '.join(__all__)}")
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from interp.answer.batch import How, Job, Tokens, capture_batch, job_of, skip_of
 from interp.answer.replay import CaptureError
 from interp.images import read_image
+from interp.models._given import lmm_of
 from interp.models._lmm import LMM
 from interp.types import Capture, Query, Sample, Skip, Weighting
 from interp.work.halves import only_its_own
@@ -39,10 +40,10 @@ def _how(tokens: Any, query: Any, streaming: bool, max_new_tokens: int, given: b
 
 
 def capture(
-    lmm: LMM,
+    lmm: Any,
     image: Any,
-    prompt: str,
-    answer: str | None = None,
+    prompt: Any,
+    answer: Any = None,
     tokens: Tokens = "phrases",
     query: Query = "predicting",
     phrases: Sequence[Any] | str | None = None,
@@ -51,10 +52,13 @@ def capture(
     sample_id: str = "",
     weighting: Weighting | str = "attention",
     end: bool = False,
-) -> Capture:
+) -> Capture | Any:
     """Attention 0..1 of the answer's tokens to the image's patches: the softmax over all keys, cut to the patches.
 
     Args:
+        lmm: an LMM, (model, processor), or a name as for `interp.load`.
+        image: a path, PIL image, array or tensor; or a list of images, which go through the model together and give a
+            list of captures. Prompts and answers are then one for all, or as many.
         answer: the answer's text; None lets the model generate it, greedily.
         tokens: keep the tokens of the phrases' root words, or all. The mean over all tokens comes with either.
         query: the row that *predicts* a token (that of the token before it, as in arXiv 2410.08209's code), or its own.
@@ -75,8 +79,30 @@ def capture(
     >>> [phrase.text for phrase in found.phrases], tuple(found.attention.shape)  # token, layer, head, row, col
     (['A cup', 'a frog'], (6, 6, 8, 12, 12))
     """
-    how = _how(tokens, query, streaming, max_new_tokens, answer is not None, weighting, end)
-    (result,) = capture_batch(lmm, [job_of(lmm, sample_id, image, prompt, answer, phrases)], how)
+    lmm = lmm_of(lmm)
+    images = image if isinstance(image, list) else [image]
+    asked = [_each("prompt", prompt, len(images)), _each("answer", answer, len(images))]
+    given = len(images) - asked[1].count(None)
+    if 0 < given < len(images):
+        raise ValueError(f"{given} of {len(images)} answers are given; expected one for each image, or none")
+    how = _how(tokens, query, streaming, max_new_tokens, given > 0, weighting, end)
+    names = [sample_id] if image is not images else [f"{sample_id}{i}" for i in range(len(images))]
+    jobs = [job_of(lmm, *each, phrases) for each in zip(names, images, *asked, strict=True)]
+    found = [_sound(lmm, *each) for each in zip(capture_batch(lmm, jobs, how), images, strict=True)]
+    return found if image is images else found[0]
+
+
+def _each(name: str, given: Any, count: int) -> list[Any]:
+    """One for each image."""
+    if not isinstance(given, list | tuple):
+        return [given] * count
+    if len(given) != count:
+        raise ValueError(f"{len(given)} {name}s for {count} images; expected one for all, or one for each in a list")
+    return list(given)
+
+
+def _sound(lmm: Any, result: Capture | Exception, image: Any) -> Capture:
+    """The capture, or what went wrong, raised."""
     if not isinstance(result, Exception):
         return result
     if isinstance(result, ValueError | OSError | TypeError):

@@ -46,7 +46,7 @@ class Opened(OfTables):
         return self[table or next(iter(self.found))]
 
 
-def open_run(folder: str | Path) -> Ranking | Comparison | Emergence | Cause | Capture | Segmentation | Opened:
+def open(folder: str | Path) -> Ranking | Comparison | Emergence | Cause | Capture | Segmentation | Opened:
     """What `interp rank`, ``compare``, ``emerge``, ``effects``, ``capture`` or ``segment`` found, to look at, to draw
     anew and to go on from; the `Opened` tables of another run. Scores of phrases are read when they are asked for.
 

@@ -20,7 +20,6 @@ from interp.answer.maps import phrase_maps, reduce_heads
 from interp.answer.pixels import argmax_points, to_pixels
 from interp.contracts import Segmenter
 from interp.images import read_image
-from interp.models._lmm import LMM
 from interp.segmentation.method import Method, check_scale, method_of, told
 from interp.segmentation.prompts import prompts_of
 from interp.segmentation.proposals import chosen_mask, confident, merged
@@ -34,7 +33,7 @@ _NO_BOX = "its map gives no box: nowhere is it high enough"
 
 
 def segment(
-    lmm: LMM,
+    lmm: Any,
     image: Any,
     prompt: str,
     *,
@@ -53,6 +52,7 @@ def segment(
     """The answer with a mask for every noun phrase, in the image's pixels.
 
     Args:
+        lmm, image: see `interp.capture`; of one image.
         preset: ``paper`` or ``released``: arXiv 2410.08209 and its code, step for step; options that would change
             either are refused, but for ``prompting="mask"``, its second mode. (Phrases whose root is a pronoun are
             left out in both; the released code keeps them.)

@@ -120,3 +120,12 @@ def test_a_segmentation_and_a_capture_are_opened_and_drawn_from_their_folders(ra
         picture.unlink()
         assert cli.main(["redraw", str(tmp_path / folder)]) == 0
         assert picture.read_bytes() == before
+
+
+def test_the_first_line_of_a_documentation_bears_no_markup_in_a_report():
+    from interp.report.html import first_line
+
+    assert (
+        first_line("Masks of *other* images, ``0..1``, 2 * 3.\n\nMore *of* it.")
+        == "Masks of other images, 0..1, 2 * 3."
+    )
