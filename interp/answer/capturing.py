@@ -87,7 +87,8 @@ def capture(
         raise ValueError(f"{given} of {len(images)} answers are given; expected one for each image, or none")
     how = _how(tokens, query, streaming, max_new_tokens, given > 0, weighting, end)
     names = [sample_id] if image is not images else [f"{sample_id}{i}" for i in range(len(images))]
-    jobs = [job_of(lmm, *each, phrases) for each in zip(names, images, *asked, strict=True)]
+    each = zip(names, images, *asked, strict=True)
+    jobs = [job_of(lmm, name, one, *words, phrases) for name, one, *words in each]
     found = [_sound(lmm, *each) for each in zip(capture_batch(lmm, jobs, how), images, strict=True)]
     return found if image is images else found[0]
 
