@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check(options)
         plugins.get(plugins.COMMANDS, options.command).run(options)
     except KeyboardInterrupt:
+        _session.withdraw()
         print(GOES_ON, file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
