@@ -148,6 +148,8 @@ def stored_in(path: Path) -> dict[str, torch.Tensor]:
             return found
     except Exception as error:  # a damaged pickle may end in any of them
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in why:  # torch goes on to advise to read it all the same
+            why = "it holds objects other than tensors, which may run code and are not read"
         raise CheckpointMismatch(f"{path} is damaged ({why}); fetch or save it again") from error
     raise CheckpointMismatch(f"{path} holds a {type(found).__name__}; expected tensors by their names")
 
