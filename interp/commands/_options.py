@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from interp.commands import _values
+
 
 def model_and_data(sub: argparse.ArgumentParser) -> None:
     """MODEL and DATASET."""
@@ -20,13 +22,15 @@ def image_and_prompt(sub: argparse.ArgumentParser) -> None:
 
 def some(sub: argparse.ArgumentParser) -> None:
     """--samples and --answers: how much of a data set, and whose words."""
-    sub.add_argument("--samples", type=positive, metavar="N", help="the data set's first N samples (default: all)")
+    sub.add_argument(
+        "--samples", type=_values.positive, metavar="N", help="the data set's first N samples (default: all)"
+    )
     sub.add_argument("--answers", choices=("reference", "generated"), default="reference", help="whose answers")
 
 
 def batch(sub: argparse.ArgumentParser) -> None:
     """--batch."""
-    sub.add_argument("--batch", type=positive, default=8, metavar="N", help="samples at a time (default: 8)")
+    sub.add_argument("--batch", type=_values.positive, default=8, metavar="N", help="samples at a time (default: 8)")
 
 
 def source(sub: argparse.ArgumentParser) -> None:
@@ -61,9 +65,9 @@ def measured(sub: argparse.ArgumentParser) -> None:
     source(sub)
     kinds(sub)
     sub.add_argument(
-        "--nulls", type=natural, default=8, metavar="N", help="masks of other images per phrase (default: 8)"
+        "--nulls", type=_values.natural, default=8, metavar="N", help="masks of other images per phrase (default: 8)"
     )
-    sub.add_argument("--seed", type=natural, default=0, help="of null masks, halves and intervals (default: 0)")
+    sub.add_argument("--seed", type=_values.seed, default=0, help="of null masks, halves and intervals (default: 0)")
     batch(sub)
 
 
@@ -109,23 +113,3 @@ def shared(sub: argparse.ArgumentParser) -> None:
     )
     # Accepted on both sides of the command's name.
     sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    return _at_least(1, text)
-
-
-def natural(text: str) -> int:
-    """A whole number of at least 0."""
-    return _at_least(0, text)
-
-
-def _at_least(least: int, text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return number

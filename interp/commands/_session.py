@@ -27,6 +27,8 @@ def samples(options: Namespace, **extra: Any) -> Iterable[Any]:
     from interp.work.samples import Again, of_kinds
 
     source = plugins.get("datasets", options.dataset)
+    if options.root and options.dataset == "scenes":
+        raise ValueError("the data set scenes is made, not read, and takes no --root; leave it out")
     given = {"split": options.split} if options.split else {}
     kinds = getattr(options, "kinds", None)
 

@@ -104,6 +104,8 @@ def _meteor(references: dict[int, list[str]], captions: dict[int, list[str]]) ->
         ) from error
     finally:
         process = scorer.meteor_p
+        if scorer.lock.locked():  # after an error or an interrupt; its end waits for it
+            scorer.lock.release()
         for pipe in (process.stdin, process.stdout, process.stderr):
             pipe.close()
         process.kill()

@@ -24,7 +24,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from interp.report.files import write_bytes
-from interp.report.folder import RunConflict, clear, read_manifest, refuse_foreign, sweep
+from interp.report.folder import RunConflict, check_inside, check_place, clear, read_manifest, refuse_foreign, sweep
 from interp.work.store import NOTHING_SCORED
 from interp.work.versions import versions
 
@@ -60,8 +60,7 @@ class Run:
             RunConflict: the folder holds a run with other arguments, weights or versions, or files of something else.
         """
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise RunConflict(f"{folder} is a file, expected a folder for the run; name another --out")
+        check_place(folder)
         identity = json.loads(json.dumps({"arguments": dict(arguments), "weights": weights, "versions": versions()}))
         if force:
             clear(folder)
@@ -74,6 +73,7 @@ class Run:
             old = {**old, "arguments": {**old["arguments"], **moved}}
             _refuse_other(folder, old, identity)
             manifest = {**old, "resumed": [*old["resumed"], _now()], "finished": None}
+        check_inside(folder)
         (folder / "parts").mkdir(parents=True, exist_ok=True)
         sweep(folder)
         run = cls(folder, manifest)
@@ -87,7 +87,12 @@ class Run:
         Raises:
             FileNotFoundError: the folder holds no run.
         """
-        manifest = read_manifest(Path(folder))
+        try:
+            manifest = read_manifest(Path(folder))
+        except RunConflict as error:
+            raise ValueError(
+                f"{folder} holds no run that can be read: {error.__cause__!r:.200}; make it anew"
+            ) from error
         if manifest is None:
             raise FileNotFoundError(
                 f"{folder} holds no run (no readable manifest.json); expected a folder made by --out"
@@ -131,10 +136,21 @@ class Run:
         return path
 
     def read_table(self, name: str) -> pd.DataFrame:
-        """The frame of ``NAME.parquet``."""
+        """The frame of ``NAME.parquet``.
+
+        Raises:
+            FileNotFoundError, ValueError: it is not there, or damaged.
+        """
         import pandas as pd
 
-        return pd.read_parquet(self.folder / f"{name}.parquet")
+        path = self.folder / f"{name}.parquet"
+        again = "give the command of that run once more, which keeps what is finished"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there: a run that is not finished, or of another kind; {again}")
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error!s:.200}); {again}") from error
 
     def finish(self, skipped: Sequence[Mapping[str, str]] = ()) -> None:
         """Marks the run as finished and records what was skipped: ``sample_id`` and ``reason`` each."""

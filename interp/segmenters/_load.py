@@ -55,4 +55,9 @@ def _model_type(name: str, place: str) -> str:
     check_source(place, "a segmenter")
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(place).model_type
+    try:
+        return AutoConfig.from_pretrained(place).model_type
+    except OSError as error:
+        raise plugins.UnknownName(
+            f"no segmenter {name} is to be had from the hub ({str(error).splitlines()[0]}); give a folder, or go online"
+        ) from error
