@@ -6,7 +6,6 @@ Fields that are not listed are the model's own and pass as they are.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -15,6 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
+
+from interp.work.documents import BrokenDocument, read_document
 
 CONFIG = "config.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
@@ -166,17 +167,10 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         BrokenConfig: no regular file, not UTF-8, not JSON, nested too deep, or not an object.
     """
-    if not path.is_file():
-        raise BrokenConfig(f"{path} is no regular file; expected one that holds an object of JSON")
     try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        why = "it is empty" if not path.stat().st_size else str(error)
-        raise BrokenConfig(f"{path} is no JSON ({why}): cut off or damaged; fetch or save it again") from error
-    if not isinstance(found, dict):
-        kind = {list: "a list", type(None): "null", str: "a text"}.get(type(found), f"a {type(found).__name__}")
-        raise BrokenConfig(f"{path} holds {kind}; expected an object of JSON, as transformers saves it")
-    return found
+        return read_document(path, dict)
+    except BrokenDocument as error:
+        raise BrokenConfig(str(error)) from error
 
 
 @cache

@@ -136,7 +136,7 @@ def template(processor: Any, prompt: str, fallback: str | None = None) -> str:
     """
     mark = processor.image_token
     check_text("prompt", prompt)
-    if not prompt.replace(mark, "").strip():
+    if prompt.count(mark) < 2 and not prompt.replace(mark, "").strip():
         raise ValueError(f"the prompt is empty ({prompt!r}); give it a text such as 'Describe the image in detail.'")
     if prompt.count(mark) == 1:
         return prompt

@@ -66,7 +66,7 @@ def test_an_answer_of_thousands_of_tokens_is_not_decoded_anew_for_each(tiny_toke
 @pytest.mark.parametrize("given", ["answer", "prompt"])
 def test_a_text_that_is_longer_than_the_model_has_positions_for_is_told_so(tiny_lmm, photo, given):
     text = {"prompt": "Hi", "answer": "A dog."} | {given: "a dog and " * 2000}
-    with pytest.raises(CaptureError, match="positions for 2048 .max_position_embeddings.*shorter"):
+    with pytest.raises(CaptureError, match=r"positions for 2048 .max_position_embeddings.*shorter"):
         interp.capture(tiny_lmm, photo, text["prompt"], text["answer"])
 
 

@@ -97,3 +97,12 @@ def test_an_interrupted_meteor_leaves_no_lock_that_the_end_of_the_program_waits_
     with pytest.raises(KeyboardInterrupt):
         captions._meteor({0: ["a dog"]}, {0: ["a dog"]})
     assert not made.lock.locked() and made.meteor_p.poll() is not None
+
+
+@pytest.mark.parametrize(
+    "java", [False, pytest.param(True, marks=pytest.mark.skipif(not shutil.which("java"), reason="no Java"))]
+)
+def test_captions_without_a_word_are_undefined_and_say_why(java):
+    found = captions.score(["A dog.", "A cat."], [["", "  "], ["..."]], java=java)
+    assert math.isnan(found.meteor) and math.isnan(found.cider) and np.isnan(found.each).all()
+    assert "no reference caption holds a word" in found.notes["cider"]
