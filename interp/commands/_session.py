@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BEGUN: list[Run] = []
 """The runs that commands of this process began; see `withdraw`."""
+MADE = ("scenes", "bound_scenes")
+"""Data sets that are not read from disk."""
 LEFT_OUT = ("out", "force", "debug")
 """Options that change no number."""
 
@@ -27,8 +29,8 @@ def samples(options: Namespace, **extra: Any) -> Iterable[Any]:
     from interp.work.samples import Again, of_kinds
 
     source = plugins.get("datasets", options.dataset)
-    if options.root and options.dataset == "scenes":
-        raise ValueError("the data set scenes is made, not read, and takes no --root; leave it out")
+    if options.root and options.dataset in MADE:
+        raise ValueError(f"the data set {options.dataset} is made, not read, and takes no --root; leave it out")
     given = {"split": options.split} if options.split else {}
     kinds = getattr(options, "kinds", None)
 

@@ -31,6 +31,9 @@ KNOWN = 4096
 """Samples whose masks on the patch grid are kept for the next checkpoint."""
 
 
+_TENSORS = ("raw", "normalised", "masks", "others", "nulls")
+
+
 class _LeftOut(Exception):
     """Why a sample has nothing to score."""
 
@@ -241,11 +244,7 @@ def _by_grid(prepared: Sequence[Maps]) -> list[Maps]:
         Maps(
             rows=[row for m in some for row in m.rows],
             samples=[place for m in some for place in m.samples],
-            raw=torch.cat([m.raw for m in some]),
-            normalised=torch.cat([m.normalised for m in some]),
-            masks=torch.cat([m.masks for m in some]),
-            others=torch.cat([m.others for m in some]),
-            nulls=torch.cat([m.nulls for m in some]),
+            **{part: torch.cat([getattr(m, part) for m in some]) for part in _TENSORS},
         )
         for some in groups.values()
     ]
