@@ -113,7 +113,8 @@ def in_options(message: str, options: Mapping[str, Any]) -> str:
     >>> in_options("no answer; use answers='generated'", {"answers": "reference"})
     'no answer; use --answers generated'
     """
-    message = re.sub(r",? (or|or with|or use) (tokens|steps)=('\w+'|\[\.\.\.\])", "", message)
+    message = re.sub(r",? (or |or with |or use |with )(tokens|steps)=('\w+'|\[\.\.\.\])", "", message)  # of no command
+    message = re.sub(r"say which one with frame=\S+, or ", "", message)
     message = re.sub(r"(\S{60})\S{200,}(\S{20})", r"\1...\2", message)  # a name that nobody can read
 
     def option(found: re.Match[str]) -> str:

@@ -122,6 +122,11 @@ def test_a_root_that_is_not_read_is_refused(capsys, tmp_path):
         ("leave out min_confidence='x'", "leave out --min-confidence x"),
         ("the key a='b' is no option", "the key a='b' is no option"),
         ("weights=[1, 2]", "weights=[1, 2]"),
+        ("two of step 3; give each its own with steps=[...]", "two of step 3; give each its own"),
+        (
+            "a.gif has 2 frames; say which one with frame=0..1, or save one as PNG",
+            "a.gif has 2 frames; save one as PNG",
+        ),
     ],
 )
 def test_what_the_library_says_of_arguments_is_said_of_options(message, told):
