@@ -119,7 +119,7 @@ def _top(found: Run, folder: str, k: int, by: str | None) -> list[Head]:
 
     main = found.manifest.get("about", {}).get("headline")
     if main is None:
-        raise FileNotFoundError(f"{folder} holds no finished ranking; make one with `interp rank ... --out {folder}`")
+        raise FileNotFoundError(f"{folder} holds no finished ranking; make one with `interp rank ... --out DIR`")
     chosen = by or found.manifest["about"].get("by", {}).get(main, "mean")
     higher = chosen == "specificity" or found.manifest["about"]["metrics"][main]["higher_is_better"]
     heads = found.read_table("heads").query("metric == @main").dropna(subset=[chosen])

@@ -120,10 +120,12 @@ def in_options(message: str, options: Mapping[str, Any]) -> str:
     def option(found: re.Match[str]) -> str:
         if found["name"] not in options:
             return found[0]
-        value = found["text"] or ("..." if found["list"] else "")
+        value = found["text"] or found["place"] or ("..." if found["list"] else "")
         return f"{_option(found['name'])} {value}".rstrip()
 
-    return re.sub(r"\b(?P<name>[a-z_]+)=(?:'(?P<text>[^']*)'|(?P<list>\[\.\.\.\])|True)", option, message)
+    return re.sub(
+        r"\b(?P<name>[a-z_]+)=(?:'(?P<text>[^']*)'|(?P<list>\[\.\.\.\])|True|(?P<place>[A-Z]{2,}\b))", option, message
+    )
 
 
 def _option(name: str) -> str:

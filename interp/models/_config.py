@@ -19,6 +19,7 @@ from interp.work.documents import BrokenDocument, read_document
 
 CONFIG = "config.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+TEMPLATE = "chat_template.jinja"
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 _LIMIT = 10**7
@@ -143,6 +144,12 @@ def check_settings(folder: Path) -> None:
         path = folder / name
         if path.exists() or path.is_symlink():
             _checked(path, read_object(path), schema)
+    template = folder / TEMPLATE
+    try:
+        if template.exists():
+            template.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BrokenConfig(f"{template} is no text in UTF-8 ({error}); fetch or save it again") from error
 
 
 def check_processor(folder: Path) -> None:

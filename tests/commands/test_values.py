@@ -122,6 +122,7 @@ def test_a_root_that_is_not_read_is_refused(capsys, tmp_path):
         ("leave out min_confidence='x'", "leave out --min-confidence x"),
         ("the key a='b' is no option", "the key a='b' is no option"),
         ("weights=[1, 2]", "weights=[1, 2]"),
+        ("give base=FOLDER or a hub id", "give --base FOLDER or a hub id"),
         ("two of step 3; give each its own with steps=[...]", "two of step 3; give each its own"),
         (
             "a.gif has 2 frames; say which one with frame=0..1, or save one as PNG",
@@ -130,7 +131,7 @@ def test_a_root_that_is_not_read_is_refused(capsys, tmp_path):
     ],
 )
 def test_what_the_library_says_of_arguments_is_said_of_options(message, told):
-    known = dict.fromkeys(("answers", "phrases", "end", "query", "min_confidence", "weights"))
+    known = dict.fromkeys(("answers", "phrases", "end", "query", "min_confidence", "weights", "base"))
     assert _values.in_options(message, known) == told
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import interp
-from interp.models import _config, _hf
+from interp.models import _config, _hf, llava
 from interp.models._described import check_model
 
 DEEP = "[" * 100_000
@@ -31,7 +31,7 @@ def folder(whole, tmp_path):
 
 @pytest.fixture
 def built_for_nothing(monkeypatch):
-    for kind in (_hf.AutoProcessor, interp.models.llava.LlavaForConditionalGeneration):
+    for kind in (_hf.AutoProcessor, llava.LlavaForConditionalGeneration):
         monkeypatch.setattr(kind, "from_pretrained", lambda *a, **k: pytest.fail("built a model for nothing"))
 
 
@@ -143,6 +143,12 @@ def test_weights_that_are_not_those_of_the_config_are_named_before_a_model_is_bu
 ):
     harm(folder / "model.safetensors")
     with pytest.raises(_config.BrokenConfig, match=told):
+        interp.load(str(folder))
+
+
+def test_a_chat_template_that_is_no_text_is_named(folder):
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe\x00\x81garbage")
+    with pytest.raises(_config.BrokenConfig, match=r"chat_template\.jinja is no text in UTF-8"):
         interp.load(str(folder))
 
 
