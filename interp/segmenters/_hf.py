@@ -13,8 +13,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from interp.models._config import check_images, check_source
-from interp.models._hf import BrokenCheckpoint, listed
 from interp.models._described import check_folder
+from interp.models._hf import BrokenCheckpoint, listed
 from interp.types import Prompts, Proposals
 
 PHRASES_AT_ONCE = 16
