@@ -67,7 +67,7 @@ def run(way: str, lmm: interp.LMM, image: np.ndarray, args: argparse.Namespace, 
 @torch.no_grad()
 def output_attentions(lmm: interp.LMM, image: np.ndarray, tokens: int) -> torch.Tensor:
     """What one does without this project: keep everything of every step, then cut."""
-    inputs = lmm.inputs([image], [lmm.family.template(lmm.processor, PROMPT)])
+    inputs = lmm.inputs([image], [lmm.template(PROMPT)])
     keys = (inputs["input_ids"][0] == lmm.model.config.image_token_id).nonzero()[:, 0]
     before = lmm.model.config._attn_implementation
     lmm.model.set_attn_implementation("eager")

@@ -23,7 +23,7 @@ from interp.types import Sample
 @torch.no_grad()
 def use(lmm: Any, samples: list[Sample]) -> dict[str, float]:
     """One row of the table."""
-    model, prompts = lmm.model.model, [lmm.family.template(lmm.processor, s.prompt) for s in samples]
+    model, prompts = lmm.model.model, [lmm.template(s.prompt) for s in samples]
     inputs = lmm.inputs([s.image for s in samples], prompts)
     seen = model.vision_tower(model.clip_pixels(inputs["pixel_values"]), output_hidden_states=True)
     clip = seen.hidden_states[lmm.model.config.vision_feature_layer][:, 1:]

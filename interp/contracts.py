@@ -5,7 +5,7 @@ A stage gets its model, metric or data set as an argument and never imports one;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,26 +17,46 @@ from interp.types import PatchGrid, Prompts, Proposals, Sample, Skip
 
 
 class ModelFamily(Protocol):
-    """``models/NAME.py``: NAME is the ``model_type`` in the checkpoint's ``config.json``."""
+    """``models/NAME.py``: NAME is the ``model_type`` in the checkpoint's ``config.json``.
+
+    A file holds what is particular to the family: ``architecture`` (or a ``load`` of its own) and ``grid``. All else
+    has a default in `interp.models._family`, in force where the file has nothing of that name.
+    """
+
+    architecture: str
+    """Name of the model's class in transformers; the default ``load`` takes it."""
+
+    def grid(
+        self, model: torch.nn.Module, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Tensor]
+    ) -> PatchGrid:
+        """All tokens of one image of (height, width) pixels: the main view, other views, those without a place.
+
+        ``inputs`` are the sample's own: of every tensor that ``prepare`` gave with an axis for samples, the sample's
+        row, without padding where it has as many numbers as there are tokens (``input_ids``, ``image_grid_thw``, ...).
+        A file may call the last parameter ``input_ids``, and then gets these alone.
+        """
+        ...
 
     def load(self, checkpoint: str, **from_pretrained: Any) -> tuple[torch.nn.Module, Any]:
-        """The model, in eval mode, and its processor."""
+        """The model, in eval mode, and its processor. Default: the ``architecture``, and the processor without its
+        video parts."""
         ...
 
     def decoder(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The part of the model whose layers' attention is recorded: the language model."""
+        """The part of the model whose layers' attention is recorded: the language model. Default: ``get_decoder()``."""
         ...
 
     def template(self, processor: Any, prompt: str) -> str:
-        """The whole text before the answer: chat template, image placeholder, prompt, start of the answer."""
+        """The whole text before the answer: chat template, image placeholder, prompt, start of the answer. Default: the
+        processor's chat template."""
         ...
 
-    def prepare(self, processor: Any, images: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, Tensor]:
-        """Inputs of ``model.forward`` and ``model.generate`` for a batch, left-padded where the lengths differ."""
-        ...
-
-    def grid(self, model: torch.nn.Module, processor: Any, image_size: tuple[int, int], input_ids: Tensor) -> PatchGrid:
-        """Patch grid of one image of (height, width) pixels, from its unpadded row of ``input_ids``."""
+    def prepare(
+        self, processor: Any, images: Sequence[np.ndarray], texts: Sequence[str], **options: Any
+    ) -> dict[str, Tensor]:
+        """Inputs of ``model.forward`` and ``model.generate`` for a batch, left-padded where the lengths differ.
+        Default: the processor's call. ``options`` are the image processor's own (pan-and-scan, numbers of pixels); they
+        also stand in the copy of the image processor that ``grid`` gets."""
         ...
 
 
@@ -50,7 +70,11 @@ class Metric(Protocol):
     uses_mask: bool
     """False: the score does not depend on the mask, so there is no null and no p-value for it."""
     limits: tuple[float, float]
-    """Least and greatest score there can be."""
+    """Least and greatest score there can be.
+
+    A metric of raw attention that uses no mask may also say ``all_views = True``: it is about the whole image, and gets
+    as one more cell what goes to the image's tokens outside the map (other views, ends of rows).
+    """
 
     def score(
         self,

@@ -15,6 +15,9 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from interp.grids import PatchGrid as PatchGrid
+from interp.grids import View as View
+
 Query = Literal["predicting", "self"]
 """Which row stands for an answer token: the row of the token before it, which predicts it, or its own row."""
 
@@ -46,6 +49,15 @@ class Head(NamedTuple):
 
     def __str__(self) -> str:
         return f"L{self.layer} H{self.head}"
+
+
+def layer_numbers(layers: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The number of each of ``count`` layers along an axis: as given, or 0, 1, ... where none are given.
+
+    >>> layer_numbers((), 2), layer_numbers((3, 7), 2)
+    ((0, 1), (3, 7))
+    """
+    return layers or tuple(range(count))
 
 
 @dataclass(frozen=True)
@@ -82,29 +94,6 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class PatchGrid:
-    """Where the image's patches lie: in the token sequence and in the image.
-
-    ``token_index[row, col]`` is the patch's position in the sequence that the language model sees (without any
-    left padding). ``box`` = (x0, y0, x1, y1) is the area that the whole grid covers, in pixels of the original
-    image; every cell has the same size. It overhangs the image where the processor padded, and lies inside it where
-    the processor cropped.
-
-    >>> grid = PatchGrid(np.arange(5, 9).reshape(2, 2), box=(0.0, 0.0, 336.0, 336.0))
-    >>> grid.shape, int(grid.token_index[1, 0])  # the patch in row 1, column 0 is token 7 of the sequence
-    ((2, 2), 7)
-    """
-
-    token_index: Int[np.ndarray, "row col"]
-    box: tuple[float, float, float, float]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self.token_index.shape  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
 class Phrase:
     """A noun phrase of the answer: its text, its root word, the lemma of the root, and where the root stands.
 
@@ -129,6 +118,10 @@ class Capture:
     answer tokens, kept or not; with ``end`` the row that predicts the end of the answer is one of them, as in the
     released code of arXiv 2410.08209. ``tokens`` are the answer's tokens as strings, ``answer`` its text. With
     ``weighting`` "value" every number is multiplied by the norm of the key's projected value, and the sum is no share.
+
+    ``elsewhere`` is each row's sum over the image's tokens that are not on the map: those of its other views, and those
+    without a place; None: there are none. ``layers`` are the layers' numbers along the layer axis; () where they are
+    0, 1, ...: a model may have layers without attention heads.
     """
 
     sample_id: str
@@ -144,6 +137,8 @@ class Capture:
     logprobs: Float[np.ndarray, " answer_token"] | None = None
     weighting: Weighting = "attention"
     end: bool = False
+    elsewhere: Float[Tensor, "token layer head"] | None = None
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,12 +151,17 @@ class Skip:
 
 @dataclass(frozen=True)
 class PhraseMaps:
-    """One map per phrase, layer and head: the mean over the tokens of the phrase's root word."""
+    """One map per phrase, layer and head: the mean over the tokens of the phrase's root word.
+
+    ``elsewhere`` and ``layers``: as in a `Capture`; the former is attention as it is, whatever the maps' normalisation.
+    """
 
     sample_id: str
     phrases: tuple[Phrase, ...]
     grid: PatchGrid
     maps: Float[Tensor, "phrase layer head row col"]
+    elsewhere: Float[Tensor, "phrase layer head"] | None = None
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

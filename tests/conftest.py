@@ -1,7 +1,6 @@
 """Every test runs offline, with the shape annotations of `interp` checked at run time."""
 
 import os
-import string
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -10,46 +9,17 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from tiny_models import parts
 
 _hook = install_import_hook("interp", "beartype.beartype")
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>\n' }}"
-    "{% else %}{{ part['text'] + ' ' }}{% endif %}{% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-)
-"""In the shape of LLaVA-1.5's."""
-
-SENTENCES = (
-    "USER: Describe the image in detail. ASSISTANT: A brown dog sits on a red chair beside a small table.",
-    "USER: \nThe picture shows two cups and an old umbrella in front of a blue house. What is on the left? A cat.",
-)
+CHAT_TEMPLATE = parts.chat("<image>")
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """Llama-like BPE tokenizer of about 200 tokens; long nouns take several."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
-    special = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=220, special_tokens=special, initial_alphabet=list(string.ascii_letters + string.punctuation)
-    )
-    tokenizer.train_from_iterator(SENTENCES * 3, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
-    )
+    return parts.tokenizer(image_token="<image>")
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def skip_of(sample_id: str, error: Exception) -> Skip:
 
 def job_of(lmm: LMM, sample_id: str, image: Any, prompt: str, answer: str | None, phrases: Any) -> Job:
     """The sample, read and checked: its whole text, its pixels, and the given answer's tokens."""
-    text = lmm.family.template(lmm.processor, prompt)
+    text = lmm.template(prompt)
     _check_turn(lmm, prompt, text)
     if answer is not None and lmm.processor.image_token in answer:
         raise CaptureError(f"the answer holds an image place ({lmm.processor.image_token}): {answer!r}; take it out")
@@ -84,7 +84,7 @@ def _check_turn(lmm: LMM, prompt: str, text: str) -> None:
     if text != prompt:
         return  # the template was put around it
     try:
-        turn = lmm.family.template(lmm.processor, _PROBE).partition(_PROBE)[2].split()
+        turn = lmm.template(_PROBE).partition(_PROBE)[2].split()
     except ValueError:  # there is no template to compare with
         return
     if turn and not text.rstrip().endswith(turn[-1]):
@@ -150,13 +150,13 @@ def _check_length(lmm: LMM, jobs: Sequence[Job], mask: Int[Tensor, "batch token"
 def grids_of(
     lmm: LMM, jobs: Sequence[Job], inputs: dict[str, Tensor]
 ) -> tuple[list[PatchGrid], Int[Tensor, "batch key"]]:
-    """Each sample's grid, and its patches' columns with the left padding counted; -1 where a sample has fewer."""
+    """Each sample's grid, and the columns of its image's tokens (`PatchGrid.tokens`: those of the maps first) with the
+    left padding counted; -1 where a sample has fewer."""
     grids, keys = [], []
-    for job, ids, mask in zip(jobs, inputs["input_ids"], inputs["attention_mask"], strict=True):
-        padding = int((mask == 0).sum())
-        grid = lmm.family.grid(lmm.model, lmm.processor, job.image.shape[:2], ids[padding:])
+    for sample, (job, mask) in enumerate(zip(jobs, inputs["attention_mask"], strict=True)):
+        grid = lmm.grid(job.image.shape[:2], inputs, sample)
         grids.append(grid)
-        keys.append(torch.from_numpy(grid.token_index.reshape(-1) + padding))
+        keys.append(torch.from_numpy(grid.tokens + int((mask == 0).sum())))
     return grids, torch.nn.utils.rnn.pad_sequence(keys, batch_first=True, padding_value=-1)
 
 
@@ -183,12 +183,13 @@ def parse(lmm: LMM, job: Job, answer: Answer, tokens: str) -> Parsed | Exception
 
 def _finish(lmm: LMM, parsed: Parsed, grid: PatchGrid, rows: Rows, how: How) -> Capture | Exception:
     """The sample's capture, on the CPU, or what is wrong with its rows."""
-    patches = grid.token_index.size
-    attention, mean = rows.attention[..., :patches], rows.mean[..., :patches]
+    patches, tokens = grid.token_index.size, len(grid.tokens)
+    everything, mean = rows.attention, rows.mean[..., :patches]
     if how.streaming:  # the rows of all tokens were recorded before the phrases were known
-        attention = attention[:, :, torch.from_numpy(parsed.kept).to(attention.device)]
+        everything = everything[:, :, torch.from_numpy(parsed.kept).to(everything.device)]
+    attention, elsewhere = everything[..., :patches], everything[..., patches:tokens].sum(-1).permute(2, 0, 1).cpu()
     try:
-        _check_numbers(mean, lmm.name)
+        _check_numbers(mean, lmm.name, rows.layers)
     except CaptureError as error:
         return error
     return Capture(
@@ -205,12 +206,14 @@ def _finish(lmm: LMM, parsed: Parsed, grid: PatchGrid, rows: Rows, how: How) -> 
         logprobs=rows.logprobs.cpu().numpy(),
         weighting=how.weighting,
         end=how.end,
+        elsewhere=elsewhere if tokens > patches else None,
+        layers=rows.layers,
     )
 
 
-def _check_numbers(mean: Float[Tensor, "layer head key"], name: str) -> None:
+def _check_numbers(mean: Float[Tensor, "layer head key"], name: str, layers: Sequence[int]) -> None:
     """The mean over the tokens is NaN wherever one of them is."""
-    broken = (~torch.isfinite(mean)).flatten(1).any(1).nonzero().flatten().tolist()
+    broken = [layers[i] for i in (~torch.isfinite(mean)).flatten(1).any(1).nonzero().flatten().tolist()]
     if broken:
         raise CaptureError(
             f"the attention of layer {broken[0]} of {name} is NaN or infinite (layers {broken}): the weights of that "

@@ -23,8 +23,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from interp.answer.layers import layers_with_heads
 from interp.answer.phrases import answer_text, find_phrases
-from interp.answer.replay import Answer, CaptureError, answer_ids, generate
+from interp.answer.replay import Answer, CaptureError, answer_ids, generate, replay
 from interp.images import read_image
 from interp.models._lmm import LMM
 from interp.types import Capture, PatchGrid, Phrase, Query
@@ -38,9 +39,9 @@ PATTERN = "blocks.{}.attn.hook_pattern"
 
 
 class LensMissing(ImportError):
-    """TransformerLens was asked for and is not installed.
+    """TransformerLens was asked for and is not installed, or its adapter for the model needs a library that is not.
 
-    What to do: install the extra ``lens``.
+    What to do: install the extra ``lens``; or the library that the message names.
     """
 
 
@@ -58,7 +59,7 @@ def to_lens(lmm: LMM) -> TransformerBridge:
     family built on another takes that one's adapter: DiffLMM takes LLaVA's.
 
     Raises:
-        LensMissing: the extra is not installed.
+        LensMissing: the extra is not installed, or a library that its adapter for the model needs.
         ValueError: TransformerLens has no adapter for the model, or weights are offloaded.
     """
     with _as_it_was():
@@ -69,7 +70,14 @@ def to_lens(lmm: LMM) -> TransformerBridge:
             raise LensMissing('to_lens needs TransformerLens: pip install "interp[lens]"') from error
         architecture = _architecture(lmm.model, MULTIMODAL_ARCHITECTURES)
         model = _twin(lmm.model)
-        bridge = build_bridge_from_module(model, architecture, hf_config=model.config, model_name=lmm.name)
+        try:
+            bridge = build_bridge_from_module(model, architecture, hf_config=model.config, model_name=lmm.name)
+        except ImportError as error:  # said by the adapter, before anything is installed
+            raise LensMissing(
+                f"TransformerLens's adapter for {architecture} needs a library that is not here ({error}). Install the "
+                "torchvision that belongs to this torch by hand, or do without: `interp.record` and `interp.capture` "
+                "need none"
+            ) from error
     bridge.processor = copy.deepcopy(lmm.processor)
     bridge.tokenizer = bridge.processor.tokenizer  # given before, it would be loaded anew from where it came from
     bridge.cfg.tokenizer_prepends_bos, bridge.cfg.tokenizer_appends_eos = detect_tokenizer_bos_eos(bridge.tokenizer)
@@ -116,7 +124,8 @@ class LensPrompt:
 
     ``bridge.run_with_cache(p.input_ids, **p.inputs)``, and ``run_with_hooks`` alike, read the prompt with the whole
     answer, whose ``tokens`` (strings) stand at the positions ``start``, ``start + 1``, ... The patches stand at
-    ``grid.token_index[row, col]``; a phrase's ``tokens`` count from the answer's first.
+    ``grid.token_index[row, col]``; a phrase's ``tokens`` count from the answer's first. ``layers`` are the numbers of
+    those with attention heads.
     """
 
     input_ids: Int[Tensor, "sample position"]
@@ -126,7 +135,7 @@ class LensPrompt:
     answer: str
     tokens: tuple[str, ...]
     start: int
-    layers: int
+    layers: tuple[int, ...]
     grid: PatchGrid
     query: Query
     phrases: tuple[Phrase, ...]
@@ -149,9 +158,10 @@ class LensPrompt:
         Raises:
             ValueError: a layer is missing, or the cache is of another sequence, of a batch, or of some positions only.
         """
-        rows, columns = torch.from_numpy(self.rows), torch.from_numpy(self.grid.token_index.reshape(-1))
-        layers = [self._pattern(cache, layer)[:, rows][:, :, columns].cpu() for layer in range(self.layers)]
-        attention = torch.stack(layers).permute(2, 0, 1, 3).unflatten(-1, self.grid.shape)
+        rows, columns = torch.from_numpy(self.rows), torch.from_numpy(self.grid.tokens)
+        layers = [self._pattern(cache, layer)[:, rows][:, :, columns].cpu() for layer in self.layers]
+        everything, patches = torch.stack(layers).permute(2, 0, 1, 3), self.grid.token_index.size
+        attention = everything[..., :patches].unflatten(-1, self.grid.shape)
         return Capture(
             sample_id=self.sample_id,
             prompt=self.prompt,
@@ -164,6 +174,8 @@ class LensPrompt:
             mean=attention.mean(0),
             phrases=self.phrases,
             logprobs=None if logits is None else self.logprobs(logits).detach().cpu().numpy(),
+            elsewhere=everything[..., patches:].sum(-1) if len(columns) > patches else None,
+            layers=self.layers,
         )
 
     def _pattern(self, cache: Any, layer: int) -> Float[Tensor, "head row key"]:
@@ -207,24 +219,26 @@ def lens_prompt(
     """
     if query not in get_args(Query):
         raise ValueError(f"query is {query!r}; expected one of {', '.join(map(repr, get_args(Query)))}")
-    pixels, text = read_image(image), lmm.family.template(lmm.processor, prompt)
+    pixels, text = read_image(image), lmm.template(prompt)
     inputs = lmm.inputs([pixels], [text])
     said = _answer(lmm, inputs, text, answer, max_new_tokens)
     spoken, offsets = answer_text(lmm.tokenizer, said.ids, answer)
     if not spoken.strip():
         raise CaptureError("the model's answer is empty; ask in another way, or give an answer")
-    asked = inputs.pop("input_ids")
-    whole = torch.cat([asked, torch.tensor([said.ids]).to(asked)], 1)
+    grid = lmm.grid(pixels.shape[:2], inputs)
+    start = inputs["input_ids"].shape[1]
+    call = replay(lmm.model, inputs, [said.ids], "self").call
+    whole = call.pop("input_ids")
     return LensPrompt(
         input_ids=whole,
-        inputs=inputs | {"attention_mask": torch.ones_like(whole)},
+        inputs={name: x for name, x in call.items() if isinstance(x, Tensor) and name != "position_ids"},
         sample_id=sample_id,
         prompt=prompt,
         answer=spoken,
         tokens=tuple(lmm.tokenizer.convert_ids_to_tokens(said.ids)),
-        start=asked.shape[1],
-        layers=lmm.layers,
-        grid=lmm.family.grid(lmm.model, lmm.processor, pixels.shape[:2], asked[0]),
+        start=start,
+        layers=layers_with_heads(lmm),
+        grid=grid,
         query=query,
         phrases=find_phrases(spoken, offsets, phrases, truncated=said.truncated),
     )

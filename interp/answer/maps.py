@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.answer.pixels import box_of
-from interp.types import Capture, Head, PatchGrid, Phrase, PhraseMaps, Rows
+from interp.types import Capture, Head, Phrase, PhraseMaps, Rows, View, layer_numbers
 
 Heads = str | Sequence[Head | tuple[int, int]]
 """``all``: every head (the paper); ``released``: head H-2 of every layer (the released code); or a list."""
@@ -39,6 +39,7 @@ def phrase_maps(
     Raises:
         ValueError: a phrase's token was not kept, or the generic capture has another shape, box or query.
 
+    >>> from interp.types import PatchGrid
     >>> grid = PatchGrid(np.arange(2).reshape(1, 2), box=(0.0, 0.0, 2.0, 1.0))
     >>> dog = Phrase("a dog", "dog", "dog", 2, 5, tokens=(1, 2))
     >>> rows = torch.tensor([[0.2, 0.1], [0.4, 0.1]])[:, None, None, None]  # of tokens 1 and 2: one head, 1 x 2 patches
@@ -52,9 +53,9 @@ def phrase_maps(
     if rows not in get_args(Rows):
         raise ValueError(f"rows is {rows!r}; expected one of {', '.join(map(repr, get_args(Rows)))}")
     taken = {"mean": slice(None), "first": slice(1), "last": slice(-1, None)}[rows]
-    attention = capture.attention.float()
-    means = [attention[_rows(capture, phrase)[taken]].mean(0) for phrase in capture.phrases]
-    maps = torch.stack(means) if means else attention.new_zeros(0, *attention.shape[1:])
+    own = [_rows(capture, phrase)[taken] for phrase in capture.phrases]
+    maps = _means(capture.attention.float(), own)
+    elsewhere = None if capture.elsewhere is None else _means(capture.elsewhere.float(), own)
     if isinstance(normalise, Capture):
         generic = _comparable(capture, normalise).mean.to(maps)
         maps = torch.where(generic > 0, maps / generic, torch.nan)
@@ -66,7 +67,12 @@ def phrase_maps(
         )
     if remove_corners:
         maps = lower_corners(maps)
-    return PhraseMaps(sample_id=capture.sample_id, phrases=capture.phrases, grid=capture.grid, maps=maps)
+    return PhraseMaps(capture.sample_id, capture.phrases, capture.grid, maps, elsewhere, capture.layers)
+
+
+def _means(rows: Float[Tensor, "token *rest"], own: Sequence[list[int]]) -> Float[Tensor, "phrase *rest"]:
+    """The mean of each phrase's rows."""
+    return torch.stack([rows[some].mean(0) for some in own]) if own else rows.new_zeros(0, *rows.shape[1:])
 
 
 def lower_corners(maps: Float[Tensor, "*map row col"]) -> Float[Tensor, "*map row col"]:
@@ -86,8 +92,9 @@ def lower_corners(maps: Float[Tensor, "*map row col"]) -> Float[Tensor, "*map ro
     return lowered
 
 
-def head_list(heads: Heads, layers: int, per_layer: int) -> list[Head]:
-    """The heads that are meant, layer by layer for the named choices.
+def head_list(heads: Heads, layers: int | Sequence[int], per_layer: int) -> list[Head]:
+    """The heads that are meant, layer by layer for the named choices. ``layers``: the numbers of those that have heads,
+    or how many there are if they are 0, 1, ...
 
     Raises:
         ValueError: an unknown name, an empty list, a head twice, or one that the model does not have.
@@ -99,31 +106,44 @@ def head_list(heads: Heads, layers: int, per_layer: int) -> list[Head]:
         ...
     ValueError: no such heads: (0, 9); expected layer 0..1 and head 0..7
     """
+    there = range(layers) if isinstance(layers, int) else layers
     if isinstance(heads, str):
         if heads == "all":
-            return [Head(layer, head) for layer in range(layers) for head in range(per_layer)]
+            return [Head(layer, head) for layer in there for head in range(per_layer)]
         if heads == "released" and per_layer >= 2:
-            return [Head(layer, per_layer - 2) for layer in range(layers)]
+            return [Head(layer, per_layer - 2) for layer in there]
         raise ValueError(
             f"no choice of heads {heads!r} for {per_layer} heads a layer; expected 'all', 'released' (head H-2 of each "
             "layer, so at least 2) or a list of (layer, head)"
         )
     chosen = [Head(*head) for head in heads]
-    wrong = [h for h in chosen if not (0 <= h.layer < layers and 0 <= h.head < per_layer)]
+    wrong = [h for h in chosen if not (h.layer in there and 0 <= h.head < per_layer)]
     if wrong or not chosen:
         came = ", ".join(f"({h.layer}, {h.head})" for h in wrong) or "an empty list"
-        raise ValueError(f"no such heads: {came}; expected layer 0..{layers - 1} and head 0..{per_layer - 1}")
+        raise ValueError(f"no such heads: {came}; expected layer {numbered(there)} and head 0..{per_layer - 1}")
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"a head is listed twice in {[str(h) for h in chosen]}; give it a larger weight instead")
     return chosen
+
+
+def numbered(numbers: Sequence[int]) -> str:
+    """The numbers in words: a range where they have no gap.
+
+    >>> numbered(range(3)), numbered((3, 7, 11))
+    ('0..2', '3, 7, 11')
+    """
+    whole = len(numbers) > 1 and list(numbers) == list(range(numbers[0], numbers[-1] + 1))
+    return f"{numbers[0]}..{numbers[-1]}" if whole else ", ".join(map(str, numbers))
 
 
 def reduce_heads(
     maps: PhraseMaps | Float[Tensor, "phrase layer head row col"],
     heads: Heads = "all",
     weights: Sequence[float | int] | None = None,
+    layers: tuple[int, ...] = (),
 ) -> Float[Tensor, "phrase row col"]:
     """One map per phrase: the mean over the chosen heads, sum_h w_h a_h / sum_h w_h with ``weights`` (one per head).
+    ``layers``: the numbers of a tensor's layers, if they are not 0, 1, ...; `PhraseMaps` know their own.
 
     ``"all"`` is the paper's mean over L x H (arXiv 2410.08209, section 3.2); ``"released"`` what its code computes:
     a slice of the wrong axis leaves head H-2 of each layer, and the mean is over L maps.
@@ -139,9 +159,11 @@ def reduce_heads(
     >>> reduce_heads(maps, "released").item()  # of two heads, the first of each layer
     2.0
     """
-    values = maps.maps if isinstance(maps, PhraseMaps) else maps
-    chosen = head_list(heads, *values.shape[1:3])
-    layer, head = (torch.tensor(index, device=values.device) for index in zip(*chosen, strict=True))
+    values, layers = (maps.maps, maps.layers) if isinstance(maps, PhraseMaps) else (maps, layers)
+    numbers = layer_numbers(layers, values.shape[1])
+    chosen = head_list(heads, numbers, values.shape[2])
+    places = [(numbers.index(layer), head) for layer, head in chosen]
+    layer, head = (torch.tensor(index, device=values.device) for index in zip(*places, strict=True))
     picked = values[:, layer, head]
     if weights is None:
         return picked.mean(1)
@@ -154,7 +176,7 @@ def reduce_heads(
 
 
 def coverage(
-    masks: Bool[np.ndarray, "phrase height width"] | Float[np.ndarray, "phrase height width"], grid: PatchGrid
+    masks: Bool[np.ndarray, "phrase height width"] | Float[np.ndarray, "phrase height width"], grid: View
 ) -> Float[Tensor, "phrase row col"]:
     """Share of each patch's area that the mask covers, 0..1, exactly.
 
@@ -163,6 +185,7 @@ def coverage(
 
     >>> mask = np.zeros((1, 2, 3), dtype=bool)
     >>> mask[0, :, 2] = True  # the right column of an image that is 3 pixels wide
+    >>> from interp.types import PatchGrid
     >>> coverage(mask, PatchGrid(np.arange(4).reshape(2, 2), box=(0.0, 0.0, 3.0, 2.0)))[0].tolist()
     [[0.0, 0.6666666865348816], [0.0, 0.6666666865348816]]
     >>> coverage(mask, PatchGrid(np.arange(4).reshape(2, 2), box=(0.0, 0.0, 4.0, 2.0)))[0].tolist()  # padded

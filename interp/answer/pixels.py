@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.types import PatchGrid
+from interp.types import View
 
 
 def to_pixels(
-    maps: Float[Tensor, "phrase row col"], grid: PatchGrid, image_size: tuple[int, int]
+    maps: Float[Tensor, "phrase row col"], grid: View, image_size: tuple[int, int]
 ) -> Float[Tensor, "phrase height width"]:
     """The maps at each pixel of an image of (height, width): bicubic over the grid's box, cut to the image.
 
@@ -19,6 +19,7 @@ def to_pixels(
     the pixels outside are NaN. Equals torch's bicubic ``interpolate`` to the padded square followed by the cut
     (arXiv 2410.08209, section 3.2) when the box has whole pixels.
 
+    >>> from interp.types import PatchGrid
     >>> grid = PatchGrid(np.arange(4).reshape(2, 2), box=(0.0, 0.0, 4.0, 4.0))
     >>> pixels = to_pixels(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), grid, (4, 6))
     >>> pixels.shape, pixels[0, 0].isnan().tolist()  # the two columns on the right lie outside the crop
@@ -73,7 +74,7 @@ def above(pixels: Float[Tensor, "phrase height width"], share: float) -> Bool[np
     return found.cpu().numpy()
 
 
-def box_of(grid: PatchGrid) -> tuple[float, float, float, float]:
+def box_of(grid: View) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = grid.box
     if not (np.isfinite(grid.box).all() and x0 < x1 and y0 < y1):
         raise ValueError(f"the grid's box must be (x0, y0, x1, y1) with x0 < x1 and y0 < y1; got {grid.box}")

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from interp.attention.record import record
 from interp.models._lmm import LMM
+from interp.models._next import next_inputs, rewinds
 from interp.types import Weighting
 
 
@@ -35,11 +36,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Rows:
-    """Attention 0..1 of one answer's kept tokens, the mean over all its tokens, and each token's log-probability."""
+    """Attention 0..1 of one answer's kept tokens, the mean over all its tokens, and each token's log-probability.
+    ``layers`` are the numbers of the layers."""
 
     attention: Float[Tensor, "layer head token key"]
     mean: Float[Tensor, "layer head key"]
     logprobs: Float[Tensor, " answer_token"]
+    layers: tuple[int, ...]
 
 
 def answer_ids(tokenizer: Any, text: str, answer: str) -> list[int]:
@@ -82,14 +85,12 @@ def stream(
 ) -> list[Answer]:
     """The model's answers with the rows of all their tokens, recorded at every step of the generation. ``end``: see
     `read`."""
-    with record(lmm.family.decoder(lmm.model), "last", keys, weighting=weighting) as recorder:
+    with record(lmm.decoder, "last", keys, weighting=weighting) as recorder:
         out = lmm.generate_ids(inputs, max_new_tokens, output_logits=True)
         generated = out.sequences[:, inputs["input_ids"].shape[1] :]
         if query == "self":  # the last token has not been a query yet
-            mask = torch.nn.functional.pad(inputs["attention_mask"], (0, generated.shape[1]), value=1)
-            position = mask.sum(1, keepdim=True) - 1
-            cache = out.past_key_values
-            lmm.model(input_ids=generated[:, -1:], attention_mask=mask, position_ids=position, past_key_values=cache)
+            real = torch.ones_like(generated)
+            lmm.model(**next_inputs(lmm.model, inputs, generated, real, out.past_key_values, last=1))
     first = int(query == "self")  # the first recorded row is that of the prompt's last token
     logprobs = _logprobs(torch.stack(out.logits, 1), generated)
     answers = []
@@ -97,7 +98,8 @@ def stream(
         own = recorder.attention[b, :, :, first : first + len(answer.ids)]
         last = first + len(answer.ids) + (end and not answer.truncated)
         mean = recorder.attention[b, :, :, first:last].mean(2)
-        answers.append(Answer(answer.ids, answer.truncated, Rows(own, mean, logprobs[b, : len(answer.ids)])))
+        rows = Rows(own, mean, logprobs[b, : len(answer.ids)], recorder.layers)
+        answers.append(Answer(answer.ids, answer.truncated, rows))
     return answers
 
 
@@ -116,27 +118,23 @@ class Replay:
 
 
 def replay(
-    inputs: dict[str, Tensor], ids: Sequence[list[int]], query: str, cache: Any = None, end: bool = False
+    model: Any, inputs: dict[str, Tensor], ids: Sequence[list[int]], query: str, cache: Any = None, end: bool = False
 ) -> Replay:
-    """The pass that reads the answers with their prompts, or over the ``cache`` that a generation has left.
+    """The pass that reads the answers with their prompts, or over the ``cache`` that a generation has left, if that can
+    be cut back to the prompt.
 
     ``end``: the row of an answer's last token, which predicts its end, is read too.
     """
-    prompt, mask = inputs["input_ids"], inputs["attention_mask"]
-    length = prompt.shape[1]
-    answer = _padded(ids, 0).to(prompt)  # what stands behind the end is seen by no row that counts
+    length = inputs["input_ids"].shape[1]
+    answer = _padded(ids, 0).to(inputs["input_ids"])  # what stands behind the end is seen by no row that counts
     # What the last token of an answer predicts is its end: for the predicting rows it need not be read.
     fed = answer if query == "self" or end else answer[:, :-1]
-    real = _padded([[1] * len(x) for x in ids], 0)[:, : fed.shape[1]].to(mask)
-    mask = torch.cat([mask, real], 1)
-    if cache is None:
-        call = {**inputs, "input_ids": torch.cat([prompt, fed], 1), "use_cache": False}
-    else:
+    real = _padded([[1] * len(x) for x in ids], 0)[:, : fed.shape[1]]
+    cache = cache if rewinds(cache) else None
+    if cache is not None:
         # The prompt's last token predicts the first of the answer: it is read again, for its row and its logits.
         cache.crop(length - 1 - cache.get_seq_length())
-        call = {"input_ids": torch.cat([prompt[:, -1:], fed], 1), "past_key_values": cache, "use_cache": True}
-    call["attention_mask"] = mask
-    call["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -call["input_ids"].shape[1] :]
+    call = next_inputs(model, inputs, fed, real, cache, None if cache is None else fed.shape[1] + 1)
     return Replay(call, length if query == "self" else length - 1, fed.shape[1] + 1, answer)
 
 
@@ -157,16 +155,16 @@ def read(
     that predicts the end belongs to the mean over the answer's tokens, unless the answer ran into its limit.
     """
     ids = [answer.ids for answer in answers]
-    again = replay(inputs, ids, query, cache, end)
+    again = replay(lmm.model, inputs, ids, query, cache, end)
     start = again.start
     queries = _padded([[start + token for token in tokens] for tokens in kept], -1)
     ends = [end and not answer.truncated for answer in answers]
     everything = _padded([range(start, start + len(x) + more) for x, more in zip(ids, ends, strict=True)], -1)
-    with record(lmm.family.decoder(lmm.model), queries, keys, mean=everything, weighting=weighting) as recorder:
+    with record(lmm.decoder, queries, keys, mean=everything, weighting=weighting) as recorder:
         out = lmm.model(**again.call, logits_to_keep=again.rows)
     logprobs = _logprobs(out.logits[:, : again.answer.shape[1]], again.answer)
     return [
-        Rows(recorder.attention[b, :, :, : len(kept[b])], recorder.mean[b], logprobs[b, : len(ids[b])])
+        Rows(recorder.attention[b, :, :, : len(kept[b])], recorder.mean[b], logprobs[b, : len(ids[b])], recorder.layers)
         for b in range(len(ids))
     ]
 

@@ -22,6 +22,7 @@ from interp.attention.chosen import Chosen, Heads, located, written
 from interp.attention.guards import warn_if_recomputed
 from interp.attention.positions import check_batch, positions
 from interp.attention.watching import Call, Hidden, Watcher, attention_modules, watching
+from interp.types import layer_numbers
 
 Mode = Literal["zero", "mean", "resample"]
 
@@ -31,11 +32,13 @@ class Reference:
     """What heads usually put out, before the output projection: for ``ablate`` by mean or by resampling.
 
     ``mean`` is over ``count`` rows; ``draws`` are rows drawn at random out of them, each of one text and all heads.
+    ``layers`` are the layers' numbers, if they are not 0, 1, ...
     """
 
     mean: Float[Tensor, "layer head dim"]
     draws: Float[Tensor, "draw layer head dim"]
     count: int
+    layers: tuple[int, ...] = ()
 
 
 @contextlib.contextmanager
@@ -115,13 +118,15 @@ class _Ablation(Watcher):
         if self.reference is None:
             return made.new_zeros(1, heads, dim).expand(len(places), -1, -1)
         have = self.reference.mean.shape
-        if layer >= have[0] or (heads, dim) != tuple(have[1:]):
+        numbers = layer_numbers(self.reference.layers, have[0])
+        if layer not in numbers or (heads, dim) != tuple(have[1:]):
             raise ValueError(
                 f"the reference is of {have[0]} layers with {have[1]} heads of {have[2]} numbers, but layer {layer} "
                 f"has {heads} of {dim}; make one for this model: interp.reference(lmm, samples)"
             )
+        place = numbers.index(layer)
         if self.mode == "mean":
-            return self.reference.mean[layer].to(made).expand(len(places), -1, -1)
+            return self.reference.mean[place].to(made).expand(len(places), -1, -1)
         random = torch.Generator().manual_seed(self.seed)
         draws = torch.randint(len(self.reference.draws), (int(places.max()) + 1,), generator=random)
-        return self.reference.draws[draws[places], layer].to(made)
+        return self.reference.draws[draws[places], place].to(made)

@@ -121,6 +121,9 @@ def kernel_rows(
     seen, bias = hide(mask, rows, sizes, offsets, causal, options.get("sliding_window"))
     if hidden is not None:
         seen = seen & ~hidden
+    if (ends := options.get("cu_seq_lens_q")) is not None:  # several texts or windows in one row
+        part = torch.bucketize(torch.arange(sizes[2], device=rows.device), ends[1:].to(rows.device), right=True)
+        seen = seen & (part[rows][:, None, :, None] == part)
     position_bias = options.get("position_bias")
     if position_bias is not None:
         position_bias = take_rows(position_bias[..., : sizes[2]], rows, sizes[1]).float()

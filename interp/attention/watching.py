@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import AttentionInterface, Cache, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
+from interp.attention import passes
 from interp.attention.guards import drop_hook
 from interp.attention.rows import kernel_rows
 from interp.work.halves import NotForThisModel
@@ -147,9 +148,6 @@ _patched = False
 _watched: dict[nn.Module, list[Watcher]] = {}
 
 
-_starts: dict[nn.Module, tuple[int, Cache | None]] = {}
-
-
 _hooks: dict[nn.Module, Any] = {}
 
 
@@ -189,9 +187,7 @@ def _note_start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     """Notes where a forward pass of ``module`` begins, before the layer adds its keys to the cache."""
     if module not in _watched:
         return drop_hook(module, _note_start)
-    cache = next((x for x in (*args, *kwargs.values()) if isinstance(x, Cache)), None)
-    start = 0 if cache is None else int(cache.get_seq_length(getattr(module, "layer_idx", 0)))
-    _starts[module] = (start, cache)
+    passes.note(module, args, kwargs)
 
 
 def _call(module: nn.Module, kernel: str, args: tuple[Any, ...], options: dict[str, Any]) -> Call:
@@ -200,7 +196,7 @@ def _call(module: nn.Module, kernel: str, args: tuple[Any, ...], options: dict[s
     if options.get("cache") is not None:
         raise NoAttentionInterface("attention over a paged cache (continuous batching) cannot be recorded")
     n_queries, n_keys = query.shape[2], key.shape[2]
-    start = _start(module, n_queries, n_keys)
+    start = passes.start_of(module, n_queries, n_keys)
     used = {name: x for name, x in options.items() if name not in _UNUSED.get(kernel, ())}
     causal = used.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
@@ -208,17 +204,6 @@ def _call(module: nn.Module, kernel: str, args: tuple[Any, ...], options: dict[s
     # more), or a window of them that ends here.
     first_key = max(start + n_queries - n_keys, 0)
     return Call(query, key, value, mask, used, bool(causal) and kernel != "eager", start, first_key)
-
-
-def _start(module: nn.Module, n_queries: int, n_keys: int) -> int:
-    """Absolute position of this pass's first query."""
-    start, cache = _starts.pop(module, (0, None))
-    if cache is None:
-        return max(n_keys - n_queries, 0)
-    if start == 0:
-        # A layer that borrows another's keys has none in the cache; the first layer's hold this pass by now.
-        return max(int(cache.get_seq_length()) - n_queries, 0)
-    return start
 
 
 def _watch(watcher: Watcher, modules: Sequence[nn.Module]) -> None:
@@ -243,7 +228,7 @@ def _unwatch(watcher: Watcher, modules: Sequence[nn.Module]) -> None:
             if not _watched[module]:
                 del _watched[module]
                 _hooks.pop(module).remove()
-                _starts.pop(module, None)
+                passes.forget(module)
         # If someone else has wrapped the lookup meanwhile, ours stays under theirs; it does nothing without watchers.
         if not _watched and AttentionInterface.get_interface is _watching_lookup:
             AttentionInterface.get_interface, _patched = _lookup, False

@@ -25,6 +25,7 @@ from interp.causation.subjects import Group
 from interp.causation.units import Unit
 from interp.causation.upper_layers import Resumable
 from interp.models._lmm import evaluating
+from interp.ranking.scoring import scored
 
 
 class _Copy(NamedTuple):
@@ -85,7 +86,7 @@ def _taken_away(
             for copy, own in zip(some, seen, strict=True):
                 at = (copy.unit, list(copy.subjects))
                 out["logprob"][at], out["rank"][at], out["grounding"][at] = own.logprob, own.rank, _mean(own.grounding)
-        before = _mean(plain.grounding[:, layer + 1 :])
+        before = _mean(plain.grounding[:, [place for place, n in enumerate(resumable.layers) if n > layer]])
         out["grounding"][numbers] = before - out["grounding"][numbers]
     nothing = np.full(shape, np.nan)
     return Measured(plain.logprob - out["logprob"], out["rank"] - plain.rank, out["grounding"], nothing)
@@ -129,15 +130,16 @@ def _look(
     start, own = resumable.start, [[t for i in c.subjects for t in group.subjects[i].phrase.tokens] for c in copies]
     rows = padded([[start + t for t in tokens] for tokens in own])
     answer = padded([range(start, start + len(group.ids[c.sample])) for c in copies])
-    later = range(layer + 1, resumable.layers)
+    later = [number for number in resumable.layers if number > layer]
     keys = group.keys[samples]
     mean = None if how.metric.raw and layer >= 0 else answer
-    decoder = resumable.lmm.family.decoder(resumable.lmm.model)
-    kind: Any = {"layers": list(later), "mean": mean, "weighting": how.weighting}
+    decoder = resumable.lmm.decoder
+    kind: Any = {"layers": later, "mean": mean, "weighting": how.weighting}
     with contextlib.ExitStack() as stack:
         stack.enter_context(change)
         seen = stack.enter_context(record(decoder, rows, keys, **kind)) if later else None
-        logits = resumable.run(max(layer, 0), samples, rows, whole=how.where == "all" and layer >= 0)
+        first = resumable.layers[0] if layer < 0 else layer
+        logits = resumable.run(first, samples, rows, whole=how.where == "all" and layer >= 0)
     wanted = padded([[group.ids[c.sample][t] for t in tokens] for c, tokens in zip(copies, own, strict=True)])
     wanted = wanted.clamp(min=0)[..., None].to(logits.device)
     said = logits.float()
@@ -162,12 +164,13 @@ def _of_copy(group: Group, copy: _Copy, logprob: np.ndarray, rank: np.ndarray, a
     grounding = np.zeros((len(spans), 0, 0))
     if attention is not None:
         rows, mean = attention  # [layer head slot key], [layer head key]
-        shape = group.grids[copy.sample].shape
-        patches = shape[0] * shape[1]
+        grid = group.grids[copy.sample]
+        shape, patches, tokens = grid.shape, grid.token_index.size, len(grid.tokens)
         maps = torch.stack([rows[:, :, span, :patches].mean(2) for span in spans])
         maps = maps if how.metric.raw else maps - mean[..., :patches]
+        elsewhere = torch.stack([rows[:, :, span, patches:tokens].mean(2).sum(-1) for span in spans])
         cover = torch.stack([group.subjects[i].cover for i in copy.subjects]).to(maps.device)
-        scores = how.metric.score(maps.unflatten(-1, shape), cover, torch.zeros_like(cover))
+        scores = scored(how.metric, maps.unflatten(-1, shape), cover, torch.zeros_like(cover), elsewhere)
         grounding = scores.float().cpu().numpy()
     total = np.array([logprob[span].sum() for span in spans])
     return _Seen(total, np.array([rank[span][0] for span in spans], dtype=float), grounding)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import interp
 from interp import plugins
+from interp.answer.layers import layers_with_heads
 from interp.attention.ablation import Reference
 from interp.causation.batch import measure
 from interp.causation.result import Effects, NothingToMeasure
@@ -87,7 +88,7 @@ def effects(
     place = where or ("word" if intervention == "knockout" else "answer")
     _check(intervention, place, keys, answers, {"draws": draws, "batch": batch, "copies": copies})
     again = repeatable(dataset, samples)
-    units = units_of(heads, lmm.layers, lmm.heads, draws, seed)
+    units = units_of(heads, layers_with_heads(lmm), lmm.heads, draws, seed)
     if intervention in ("mean", "resample") and reference is None:
         rows = "all" if place == "all" else "answer"
         reference = reference_of(

@@ -57,29 +57,38 @@ def of_sample(group: Group, sample: int) -> tuple[int, ...]:
 
 
 def edges_of(subject: Subject, group: Group, how: How, sinks: Float[Tensor, "sample key"]) -> list[int]:
-    """Columns that are knocked out for the subject: as many patches as its thing covers by half (at least one)."""
+    """Columns that are knocked out for the subject: in every view of the image as many patches as its thing covers
+    there by half (at least one, if it is seen there at all)."""
     if how.intervention != "knockout":
         return []
-    cover = subject.cover.flatten().numpy()
-    own = cover >= min(0.5, cover.max())
-    same = [s.cover.flatten().numpy() for s in group.subjects if s.sample == subject.sample]
-    covered = np.max([*same, *_target_covers(group, subject.sample)], 0)
     random = draw(how.seed, "edges", group.samples[subject.sample].id, subject.phrase.start)
-    if how.keys == "own":
-        chosen = np.flatnonzero(own)
-    elif how.keys == "sinks":
-        attended = sinks[subject.sample, : len(own)].numpy()
-        chosen = np.argsort(np.where(own, -np.inf, attended), kind="stable")[::-1][: own.sum()]
-        chosen = chosen[~own[chosen]]
-    else:
-        pool = (covered >= 0.5) & (cover == 0) if how.keys == "others" else covered == 0
-        chosen = random.permutation(np.flatnonzero(pool))[: own.sum()]
-    return group.keys[subject.sample, torch.from_numpy(np.sort(chosen))].tolist()
+    masks = [subject.mask, *(s.mask for s in group.subjects if s.sample == subject.sample)]
+    masks += [t.mask for t in group.samples[subject.sample].targets if t.mask.any()]
+    found, first = list[int](), 0
+    for view in group.grids[subject.sample].views:
+        own, *others = (coverage(mask[None], view)[0].flatten().numpy() for mask in masks)
+        attended = sinks[subject.sample, first : first + len(own)].numpy()
+        found += [first + i for i in _chosen(how.keys, own, np.max(others, 0), attended, random)]
+        first += len(own)
+    return group.keys[subject.sample, torch.tensor(sorted(found), dtype=torch.long)].tolist()
 
 
-def _target_covers(group: Group, sample: int) -> list[np.ndarray]:
-    masks = [t.mask for t in group.samples[sample].targets if t.mask.any()]
-    return [coverage(mask[None], group.grids[sample])[0].flatten().numpy() for mask in masks]
+def _chosen(
+    kind: str,
+    cover: Float[np.ndarray, " patch"],
+    covered: Float[np.ndarray, " patch"],
+    attended: Float[np.ndarray, " patch"],
+    random: np.random.Generator,
+) -> list[int]:
+    """Patches of one view: ``cover`` is the thing's share of each, ``covered`` the largest share of any thing."""
+    own = (cover >= min(0.5, cover.max())) & (cover > 0)
+    if kind == "own":
+        return np.flatnonzero(own).tolist()
+    if kind == "sinks":
+        strongest = np.argsort(np.where(own, -np.inf, attended), kind="stable")[::-1][: own.sum()]
+        return strongest[~own[strongest]].tolist()
+    pool = (covered >= 0.5) & (cover == 0) if kind == "others" else covered == 0
+    return random.permutation(np.flatnonzero(pool))[: own.sum()].tolist()
 
 
 def padded(rows: Sequence[Sequence[int] | range]) -> Int[Tensor, "copy row"]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from interp.answer.layers import layers_with_heads
 from interp.attention.ablation import Reference
 from interp.causation.correlation import correlations
 from interp.causation.harm import effects
@@ -78,12 +79,12 @@ def cause(
     how = {"draws": draws, "copies": copies, "weighting": weighting, **common}
     away = {"intervention": intervention, "where": where, "reference": reference}
     single = effects(lmm, data, "all", **away, **how)
-    best = {name: grounding.top(k, by) for name, k in TOP.items() if k < lmm.layers * lmm.heads}
+    numbers = layers_with_heads(lmm)
+    best = {name: grounding.top(k, by) for name, k in TOP.items() if k < len(numbers) * lmm.heads}
     together = effects(lmm, data, best, **away, generate=generate, **how)
     cut = {k: effects(lmm, data, {"all heads": "all"}, "knockout", keys=k, generate=generate, **how) for k in EDGES}
     layers = {k: effects(lmm, data, "layers", "knockout", keys=k, **how) for k in BY_LAYER}
-    shape = (lmm.layers, lmm.heads)
-    scores = {metric: grounding} | {name: _by_head(score, shape) for name, score in single.scores.items()}
+    scores = {metric: grounding} | {n: _by_head(score, numbers, lmm.heads) for n, score in single.scores.items()}
     return Cause(
         heads=summarise(scores, seed),
         correlation=correlations(scores, metric, seed),
@@ -103,8 +104,10 @@ def cause(
     )
 
 
-def _by_head(score: HeadScores, shape: tuple[int, int]) -> HeadScores:
+def _by_head(score: HeadScores, layers: tuple[int, ...], heads: int) -> HeadScores:
     """Units that are all heads in order, as layers and heads."""
-    values, null = (None if x is None else x.reshape(len(x), *shape) for x in (score.values, score.null))
+    shape = (len(score.values), len(layers), heads)
+    values, null = (None if x is None else x.reshape(shape) for x in (score.values, score.null))
     assert values is not None
-    return HeadScores(score.metric, True, score.sample_ids, score.phrases, values, null, image_ids=score.image_ids)
+    about = {"image_ids": score.image_ids, "layers": layers}
+    return HeadScores(score.metric, True, score.sample_ids, score.phrases, values, null, **about)

@@ -36,7 +36,8 @@ class Subject:
 class Group:
     """A batch: samples that could be read, what the model is given, each answer's tokens, and the subjects.
 
-    ``keys`` are the patches' columns with the padding counted, -1 where an image has fewer.
+    ``keys`` are the columns of the image's tokens (`interp.types.PatchGrid.tokens`) with the padding counted, -1 where
+    an image has fewer.
     """
 
     samples: list[Sample]
@@ -47,9 +48,9 @@ class Group:
     subjects: list[Subject]
     skipped: list[Skip]
 
-    def replay(self) -> Replay:
+    def replay(self, model: Any) -> Replay:
         """The pass over prompts and answers."""
-        return replay(self.inputs, self.ids, "predicting")
+        return replay(model, self.inputs, self.ids, "predicting")
 
 
 def groups(
@@ -103,7 +104,7 @@ def read_group(
 def _look(lmm: LMM, kept: Sequence[tuple[Sample, Job, Answer, Any]]) -> list[None]:
     """One plain pass over the samples: what the model cannot take shows here, and not among the interventions."""
     with evaluating(lmm.model):
-        lmm.model(**_group(lmm, kept, []).replay().call, logits_to_keep=1)
+        lmm.model(**_group(lmm, kept, []).replay(lmm.model).call, logits_to_keep=1)
     return [None] * len(kept)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, product
 from math import comb, prod
@@ -35,10 +35,11 @@ class Units:
         return self.all[: len(self.names)]
 
 
-def units_of(heads: Any, layers: int, per_layer: int, draws: int, seed: int) -> Units:
+def units_of(heads: Any, layers: int | Sequence[int], per_layer: int, draws: int, seed: int) -> Units:
     """The units of ``heads``, each with ``draws`` random sets of as many heads in each of its layers.
 
-    ``heads``: "all" (each head by itself), "layers" (each layer's heads together), a list of heads (each by itself), or
+    ``layers``: how many there are, or the numbers of those that have heads. ``heads``: "all" (each head by itself),
+    "layers" (each layer's heads together), a list of heads (each by itself), or
     sets of heads by name. A random set is any but the unit itself, and may share heads with it: only then is the unit,
     where nothing sets it apart, as likely as each of them to be the most effective one. Where there are no more than
     ``draws`` other sets, or where they are measured anyway, all of them are taken; a unit that holds all heads of its
@@ -65,11 +66,12 @@ def units_of(heads: Any, layers: int, per_layer: int, draws: int, seed: int) -> 
     return Units(tuple(named), tuple(units), tuple(nulls))
 
 
-def _named(heads: Any, layers: int, per_layer: int) -> dict[str, Unit]:
+def _named(heads: Any, layers: int | Sequence[int], per_layer: int) -> dict[str, Unit]:
     if isinstance(heads, Mapping):
         return {str(k): tuple(sorted(head_list(v, layers, per_layer))) for k, v in heads.items()} or _nothing(heads)
     if heads == "layers":
-        return {f"L{layer}": tuple(Head(layer, h) for h in range(per_layer)) for layer in range(layers)}
+        numbers = range(layers) if isinstance(layers, int) else layers
+        return {f"L{layer}": tuple(Head(layer, h) for h in range(per_layer)) for layer in numbers}
     return {str(h): (h,) for h in head_list(heads, layers, per_layer)}
 
 

@@ -7,7 +7,7 @@ in layer l changes nothing below it; one on the answer's rows changes no key of 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,30 +18,46 @@ from transformers import DynamicCache
 from interp.answer.replay import replay
 from interp.attention.watching import attention_modules
 from interp.models._lmm import LMM
+from interp.models._next import next_inputs
+
+TOKENWISE = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
+"""Arguments of a model that have a number for each token; what it makes of pixels is in the hidden states already."""
 
 
 class Resumable:
     """The plain pass over the answers ``ids`` of a batch of prompts.
 
     ``start`` is the position of the row that predicts an answer's first token; ``length`` counts all positions, padding
-    included; ``layers`` are the decoder's.
+    included; ``layers`` are the numbers of those with attention heads. A model with a recurrent state, which cannot be
+    taken from the middle of a sequence, is run over whole sequences.
     """
 
     def __init__(self, lmm: LMM, inputs: dict[str, Tensor], ids: Sequence[list[int]]) -> None:
-        again = replay(inputs, ids, "predicting")
+        again = replay(lmm.model, inputs, ids, "predicting")
         self.lmm, self.start, self.answer = lmm, again.start, again.answer
         self.length = again.call["input_ids"].shape[1]
-        self._blocks = _blocks(lmm.family.decoder(lmm.model))
-        self.layers = len(self._blocks)
-        self._rows = {k: again.call[k] for k in ("input_ids", "attention_mask", "position_ids")}
+        self._blocks, self.layers = _blocks(lmm.decoder)
+        recurrent = len(self.layers) < len(self._blocks)
+        self._cache = None if recurrent else DynamicCache()
+        self._whole = _tokenwise(again.call)
+        # Without pixels: what they gave is in the hidden states that are put in.
+        places = self._whole["input_ids"] == getattr(lmm.model.config, "image_token_id", -1)
+        self._whole["input_ids"] = self._whole["input_ids"].masked_fill(places, 0)
+        fed = again.call["input_ids"][:, inputs["input_ids"].shape[1] :]
+        step = next_inputs(lmm.model, inputs, fed, torch.ones_like(fed), DynamicCache(), self.length - self.start)
+        self._step = {**_tokenwise(step), "attention_mask": again.call["attention_mask"]}
         self._below: list[Tensor] = []
+        self._after: list[Tensor] = []
         self._tuples: list[bool] = []
-        self._cache = DynamicCache()
-        call = {**again.call, "use_cache": True, "past_key_values": self._cache, "logits_to_keep": 1}
+        call = {**again.call, "use_cache": not recurrent, "past_key_values": self._cache, "logits_to_keep": 1}
         with contextlib.ExitStack() as undo, torch.no_grad():
             for block in self._blocks:
                 undo.callback(block.register_forward_hook(self._keep, with_kwargs=True).remove)
             lmm.model(**call)
+        # What is added between layers: Qwen3-VL gives its first ones more of the image (DeepStack).
+        between = [below - after for below, after in zip(self._below[1:], self._after[:-1], strict=True)]
+        self._added = [None, *(x if x.count_nonzero() else None for x in between)]
+        self._after = []
 
     def run(
         self, layer: int, samples: Int[Tensor, " copy"], rows: Int[Tensor, "copy row"], whole: bool = False
@@ -51,24 +67,24 @@ class Resumable:
         Only rows from ``start`` on are run, over the prompt's keys and values; with ``whole`` all rows are. Open the
         interventions around this call: they apply to its copies, and must not reach below the layer.
         """
+        whole = whole or self._cache is None
         first = 0 if whole else self.start
         samples = samples.to(self._below[layer].device)
-        call: dict[str, Any] = {k: v[samples.to(v.device)] for k, v in self._rows.items()}
-        for name in ("input_ids", "position_ids"):
-            call[name] = call[name][:, first:]
+        call = {name: _of_copies(name, x, samples) for name, x in (self._whole if whole else self._step).items()}
         call |= {"use_cache": not whole, "past_key_values": None if whole else self._prompt(layer, samples)}
         local = (rows - first).clamp(min=0)
-        with torch.no_grad(), self._from(layer, self._below[layer][samples, first:]), self._at(local):
+        with torch.no_grad(), self._from(layer, samples, first), self._at(local):
             return self.lmm.model(**call).logits
 
     def _keep(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self._below.append(args[0] if args else kwargs["hidden_states"])
+        self._after.append(output[0] if isinstance(output, tuple) else output)
         self._tuples.append(isinstance(output, tuple))
 
     def _prompt(self, layer: int, samples: Int[Tensor, " copy"]) -> DynamicCache:
         """The prompt's keys and values for each copy; below the layer only their number counts."""
         cache = DynamicCache()
-        layers: list[Any] = self._cache.layers
+        layers: list[Any] = [] if self._cache is None else self._cache.layers
         for number, kept in enumerate(layers):
             few = slice(None) if number >= layer else slice(1)
             keys, values = (x[:, few, : self.start, few][samples.to(x.device)] for x in (kept.keys, kept.values))
@@ -76,18 +92,35 @@ class Resumable:
         return cache
 
     @contextlib.contextmanager
-    def _from(self, layer: int, below: Float[Tensor, "copy row dim"]) -> Iterator[None]:
-        """Inside, layers below hand on what they get, and the layer gets ``below``."""
+    def _from(self, layer: int, samples: Int[Tensor, " copy"], first: int) -> Iterator[None]:
+        """Inside, layers below hand on what they get, the layer gets what it got in the plain pass, and those above get
+        what was added on the way to them."""
 
-        def replaced(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if args:
-                return (below, *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": below}
+        def given(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                if args:
+                    return (change(args[0]), *args[1:]), kwargs
+                return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+            return hook
+
+        def part(x: Tensor) -> Tensor:
+            return x[samples.to(x.device), first:]
 
         with contextlib.ExitStack() as undo:
-            for number, block in enumerate(self._blocks[:layer]):
-                undo.enter_context(_replaced(block, _handed_on(self._tuples[number])))
-            undo.callback(self._blocks[layer].register_forward_pre_hook(replaced, with_kwargs=True).remove)
+            for number, block in enumerate(self._blocks):
+                added = self._added[number]
+                if number < layer:
+                    undo.enter_context(_replaced(block, _handed_on(self._tuples[number])))
+                    continue
+                if number > layer and added is None:
+                    continue
+                change = given(
+                    (lambda _, number=number: part(self._below[number]))
+                    if number == layer
+                    else (lambda x, added=added: x + part(added))  # type: ignore[arg-type]
+                )
+                undo.callback(block.register_forward_pre_hook(change, with_kwargs=True).remove)
             yield
 
     @contextlib.contextmanager
@@ -125,19 +158,28 @@ def _replaced(module: nn.Module, forward: Any) -> Iterator[None]:
             module.forward = own
 
 
-def _blocks(decoder: nn.Module) -> list[nn.Module]:
-    """The decoder's layers, in order.
+def _tokenwise(call: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: call[name] for name in TOKENWISE if isinstance(call.get(name), Tensor)}
+
+
+def _of_copies(name: str, x: Tensor, samples: Int[Tensor, " copy"]) -> Tensor:
+    """Each copy's part; positions may have axes before that of the samples (M-RoPE)."""
+    return x.index_select(-2 if name == "position_ids" else 0, samples.to(x.device))
+
+
+def _blocks(decoder: nn.Module) -> tuple[list[nn.Module], tuple[int, ...]]:
+    """The decoder's layers, in order, and the numbers of those with attention heads.
 
     Raises:
         TypeError: they do not lie in one list.
     """
-    attention = list(attention_modules(decoder).values())
+    attention = attention_modules(decoder)
     for module in decoder.modules():
-        if not isinstance(module, nn.ModuleList) or len(module) != len(attention):
+        if not isinstance(module, nn.ModuleList) or len(module) <= max(attention):
             continue
-        if all(own in set(block.modules()) for own, block in zip(attention, module, strict=True)):
-            return list(module)
+        if all(own in set(module[number].modules()) for number, own in attention.items()):
+            return list(module), tuple(attention)
     raise TypeError(
-        f"{type(decoder).__name__} has {len(attention)} attention modules, but no list of as many layers with one in "
-        "each; effects need a decoder whose layers lie in one torch.nn.ModuleList"
+        f"{type(decoder).__name__} has {len(attention)} attention modules, but no list of layers that holds each of "
+        "them under its number; effects need a decoder whose layers lie in one torch.nn.ModuleList"
     )

@@ -39,13 +39,14 @@ def reference(
     if draws < 1:
         raise ValueError(f"draws is {draws}; expected at least 1")
     total: Tensor | float = 0.0
+    layers: tuple[int, ...] = ()
     kept, keys = torch.empty(0), torch.empty(0, dtype=torch.float64)
     count, reasons = 0, []
     for group in tqdm(groups(lmm, samples, answers, batch, max_new_tokens), desc="reference", disable=not progress):
         reasons += [s.reason for s in group.skipped]
         if not group.samples:
             continue
-        outputs, own = _outputs(lmm, group, rows, seed)
+        outputs, own, layers = _outputs(lmm, group, rows, seed)
         total, count = total + outputs.sum(0, dtype=torch.float64), count + len(outputs)
         kept, keys = torch.cat([kept, outputs]) if len(keys) else outputs, torch.cat([keys, own])
         chosen = keys.topk(min(draws, len(keys)), largest=False).indices
@@ -53,19 +54,19 @@ def reference(
     if not count:
         raise ValueError(f"no sample of the reference could be read: {reasons[0] if reasons else 'there is none'}")
     assert isinstance(total, Tensor)
-    return Reference((total / count).float(), kept, count)
+    return Reference((total / count).float(), kept, count, layers)
 
 
-def _outputs(lmm: Any, group: Group, which: str, seed: int) -> tuple[Tensor, Tensor]:
-    """[row layer head dim] of all asked rows of the group on the CPU, and a random key for each."""
-    again = group.replay()
+def _outputs(lmm: Any, group: Group, which: str, seed: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """[row layer head dim] of all asked rows of the group on the CPU, a random key for each, the layers' numbers."""
+    again = group.replay(lmm.model)
     length = again.call["input_ids"].shape[1]
     if which == "all":
         real = [m.nonzero()[:, 0] for m in again.call["attention_mask"].cpu()]
     else:
         real = [torch.arange(again.start, again.start + len(ids)) for ids in group.ids]
     rows = torch.nn.utils.rnn.pad_sequence(real, batch_first=True, padding_value=-1)
-    with head_outputs(lmm.family.decoder(lmm.model), rows) as seen, torch.no_grad():
+    with head_outputs(lmm.decoder, rows) as seen, torch.no_grad():
         lmm.model(**again.call, logits_to_keep=1)
     assert length >= int(rows.max())
     outputs = seen.outputs.permute(0, 3, 1, 2, 4).cpu()
@@ -74,4 +75,4 @@ def _outputs(lmm: Any, group: Group, which: str, seed: int) -> tuple[Tensor, Ten
         torch.from_numpy(draw(seed, "reference", s.id).random(len(own)))
         for s, own in zip(group.samples, real, strict=True)
     ]
-    return torch.cat(parts), torch.cat(random)
+    return torch.cat(parts), torch.cat(random), seen.layers

@@ -91,9 +91,11 @@ def check_heads(method: Method, lmm: LMM) -> None:
     """
     import torch
 
+    from interp.answer.layers import layers_with_heads
     from interp.answer.maps import reduce_heads
 
-    reduce_heads(torch.zeros(1, lmm.layers, lmm.heads, 1, 1), method.heads, method.weights)
+    layers = layers_with_heads(lmm)
+    reduce_heads(torch.zeros(1, len(layers), lmm.heads, 1, 1), method.heads, method.weights, layers)
 
 
 def top_heads(folder: str, k: int, by: str | None = None) -> list[Head]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from typing import Any
 
 from interp.commands import _values
 
@@ -111,5 +113,25 @@ def shared(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="(default: the checkpoint's, CPU: float32)"
     )
+    sub.add_argument("--view", metavar="NAME", help="maps of that view of the image: base, thumbnail, 'crop 1', ...")
+    sub.add_argument(
+        "--processor", nargs="+", default=[], type=setting, metavar="KEY=VALUE",
+        help="options of the image processor, e.g. do_pan_and_scan=true",
+    )  # fmt: skip
     # Accepted on both sides of the command's name.
     sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def setting(text: str) -> list[Any]:
+    """A name and its value: a number, true, false or other JSON, else the text itself.
+
+    >>> setting("max_pixels=50176"), setting("do_pan_and_scan=true"), setting("mode=wide")
+    (['max_pixels', 50176], ['do_pan_and_scan', True], ['mode', 'wide'])
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return [name, json.loads(value)]
+    except ValueError:
+        return [name, value]

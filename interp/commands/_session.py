@@ -52,8 +52,9 @@ def load(options: Namespace, place: str | None = None) -> LMM:
 
 
 def placed(options: Namespace) -> dict[str, Any]:
-    """Where a model goes, as `interp.load` takes it."""
-    extra = {"device_map": options.device_map} if options.device_map else {}
+    """Where a model goes and how it is shown images, as `interp.load` takes it."""
+    extra: dict[str, Any] = {"device_map": options.device_map} if options.device_map else {}
+    extra |= {"view": options.view, "processor_options": dict(options.processor)}
     return {"device": options.device, "dtype": options.dtype, **extra}
 
 
@@ -108,11 +109,14 @@ def metrics_of(chosen: Sequence[str] | None) -> dict[str, Any]:
 
 def about_run(options: Namespace, lmm: LMM, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What the report says of the data set, the metrics and the model's size."""
+    from interp.answer.layers import layers_without_heads
+
     return {
         "dataset": plugins.about("datasets", options.dataset),
         "metrics": {name: _about_metric(name, module, options.weighting) for name, module in metrics.items()},
         "layers": lmm.layers,
         "heads": lmm.heads,
+        "without_heads": list(layers_without_heads(lmm)),
     }
 
 

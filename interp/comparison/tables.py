@@ -173,7 +173,7 @@ def _layers(m: Measured, seed: int) -> pd.DataFrame:
     for metric, score in m.scores.items():
         mean, best = _layer_values(score, seed)
         null = _nanmean(score.null if score.null is not None else np.full_like(score.values, np.nan))
-        columns: dict[str, Any] = {"layer": np.arange(m.layers), "depth": _depth(np.arange(m.layers), m.layers)}
+        columns: dict[str, Any] = {"layer": score.numbers, "depth": _depth(score.numbers, m.layers)}
         for name, values in (("", mean), ("best_", best)):
             interval = intervals.bootstrap(values, score.images, seed=seed)
             ends = {f"{name}low": interval.low, f"{name}high": interval.high}
@@ -213,16 +213,16 @@ def _by_place(
     for quantity, part in (("specificity", "specificity"), ("score", "values")):
         for metric in higher:
             scores = [_part(m.scores[metric], part)[rows] for m, rows in zip(both, at, strict=True)]
-            if scores[0].shape[1] != scores[1].shape[1]:
+            layers = both[0].scores[metric].numbers
+            if not np.array_equal(layers, both[1].scores[metric].numbers):
                 continue
             how = {"higher_is_better": higher[metric] or quantity == "specificity", "seed": seed}
             about = {"quantity": quantity, "metric": metric}
-            layers = np.arange(scores[0].shape[1])
             frame = contrasts.differences(_nanmean(scores[0]), _nanmean(scores[1]), images, **how)
             by_layer.append(pd.DataFrame({**about, "layer": layers, **frame}))
             if scores[0].shape[2] == scores[1].shape[2]:
                 heads = scores[0].shape[2]
-                layer, head = np.divmod(np.arange(len(layers) * heads), heads)
+                layer, head = np.repeat(layers, heads), np.tile(np.arange(heads), len(layers))
                 left, right = (s.reshape(len(s), -1) for s in scores)
                 frame = contrasts.differences(left, right, images, **how)
                 by_head.append(pd.DataFrame({**about, "layer": layer, "head": head, **frame}))

@@ -114,7 +114,7 @@ def _capture_examples(job: Job) -> dict[str, np.ndarray]:
             unit = maps.abs().amax((-1, -2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
             arrays |= {f"maps_{i}": (maps / unit).half().cpu().numpy(), f"unit_{i}": unit.cpu().numpy()}
             arrays |= {f"mask_{i}": np.asarray(mask), f"index_{i}": result.grid.token_index}
-            words[i] = [result.phrases[which].text, list(map(float, result.grid.box))]
+            words[i] = [result.phrases[which].text, list(map(float, result.grid.box)), list(result.layers)]
     return arrays | {"words": np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)}
 
 
@@ -124,9 +124,9 @@ def examples_of(job: Job, maps: Mapping[int, Mapping[str, np.ndarray]]) -> list[
     found: dict[str, Example] = {}
     for step, arrays in maps.items():
         words = json.loads(bytes(arrays["words"]).decode()) if arrays else {}
-        for i, (phrase, box) in words.items():
+        for i, (phrase, box, layers) in words.items():
             sample = job.shown[int(i)]
             grid = PatchGrid(arrays[f"index_{i}"], tuple(box))
-            own = found.setdefault(sample.id, Example(sample, phrase, arrays[f"mask_{i}"], grid, {}))
+            own = found.setdefault(sample.id, Example(sample, phrase, arrays[f"mask_{i}"], grid, {}, tuple(layers)))
             own.maps[step] = arrays[f"maps_{i}"].astype(np.float32) * arrays[f"unit_{i}"]
     return [example for example in found.values() if len(example.maps) == len(maps)]

@@ -104,7 +104,8 @@ def _halves(
     images = sorted(set(image.values()))
     place = {name: row for row, name in enumerate(images)}
     weights = redrawn(len(images), seed, repeats)
-    layer, head = (np.array(i) for i in zip(*chosen, strict=True))
+    numbers = scores[0].numbers.tolist()
+    layer, head = (np.array(i) for i in zip(*((numbers.index(h.layer), h.head) for h in chosen), strict=True))
     curves: list[list[np.ndarray]] = [[], []]
     for m in measured:
         score = m.scores[metric]

@@ -43,7 +43,8 @@ def _halves(
     images = sorted({image for m in measured for image in m.scores[metric].images})
     place = {image: row for row, image in enumerate(images)}
     weights = redrawn(len(images), seed, repeats)
-    layer, head = (np.array(i) for i in zip(*chosen, strict=True))
+    numbers = measured[0].scores[metric].numbers.tolist()
+    layer, head = (np.array(i) for i in zip(*((numbers.index(h.layer), h.head) for h in chosen), strict=True))
     curves: list[list[np.ndarray]] = [[], []]
     for m in measured:
         score = m.scores[metric]

@@ -54,13 +54,15 @@ class Emergence:
 
 @dataclass(frozen=True)
 class Example:
-    """One phrase of one image: its maps for every head at each step, NaN at a step that has none."""
+    """One phrase of one image: its maps for every head at each step, NaN at a step that has none. ``layers``: their
+    numbers, if they are not 0, 1, ..."""
 
     sample: Sample
     phrase: str
     mask: np.ndarray
     grid: Any
     maps: dict[int, np.ndarray]
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

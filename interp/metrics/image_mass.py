@@ -1,4 +1,6 @@
-"""Share of the row's attention that goes to the image: sum of a over all patches, 0..1.
+"""Share of the row's attention that goes to the image: sum of a over all of its tokens, 0..1.
+
+Patches of its other views (thumbnail, crops) and tokens without a place count as those of the main view do.
 
 Says how much a head looks at the image at all, not where; no mask is used. Defined for every map, a constant one too.
 Of value-weighted maps it is the sum of attention times norm, which is no share and has no upper limit.
@@ -15,6 +17,7 @@ from interp.metrics._region import patches, require_attention
 higher_is_better = True
 raw = True
 uses_mask = False
+all_views = True
 limits = (0.0, 1.0)
 
 

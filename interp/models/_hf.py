@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
-from transformers import AutoProcessor
 
 from interp.models._config import check_processor, check_settings
 from interp.models._folder import BASE
+from interp.models._processor import load_processor
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
@@ -25,6 +26,27 @@ class BrokenCheckpoint(ValueError):
 
     What to do: fetch or train again the weights that the message names.
     """
+
+
+class NoSuchClass(ImportError):
+    """The installed transformers does not have the class of a model family.
+
+    What to do: install a version that has it; the message names the class.
+    """
+
+
+def class_named(architecture: str) -> Any:
+    """The class of that name in transformers.
+
+    Raises:
+        NoSuchClass: there is none.
+    """
+    try:
+        return getattr(transformers, architecture)
+    except AttributeError as error:
+        raise NoSuchClass(
+            f"transformers {transformers.__version__} has no {architecture}; install a version that has it"
+        ) from error
 
 
 def load(model_class: Any, checkpoint: str, **from_pretrained: Any) -> tuple[torch.nn.Module, Any]:
@@ -48,7 +70,7 @@ def load(model_class: Any, checkpoint: str, **from_pretrained: Any) -> tuple[tor
             "Download or save it again."
         )
     hub = {k: v for k, v in from_pretrained.items() if k in HUB_OPTIONS}
-    return model.eval(), completed(AutoProcessor.from_pretrained(_with_processor(checkpoint), **hub), model.config)
+    return model.eval(), completed(load_processor(_with_processor(checkpoint), **hub), model.config)
 
 
 def completed(processor: Any, config: Any) -> Any:
@@ -170,8 +192,9 @@ def template(processor: Any, prompt: str, fallback: str | None = None) -> str:
     return text
 
 
-def prepare(processor: Any, images: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, Tensor]:
-    """Inputs of ``model.forward`` and ``model.generate``, on the CPU; left-padded where the lengths differ.
+def prepare(processor: Any, images: Sequence[np.ndarray], texts: Sequence[str], **options: Any) -> dict[str, Tensor]:
+    """Inputs of ``model.forward`` and ``model.generate``, on the CPU; left-padded where the lengths differ. ``options``
+    are the image processor's.
 
     Raises:
         ValueError: several texts and a tokenizer without a padding token.
@@ -185,10 +208,24 @@ def prepare(processor: Any, images: Sequence[np.ndarray], texts: Sequence[str]) 
         padding=len(texts) > 1,
         padding_side="left",
         return_tensors="pt",
+        **options,
     )
-    return dict(inputs)
+    return {name: x for name, x in dict(inputs).items() if name != "labels"}  # of training
 
 
 def image_positions(input_ids: Tensor, image_token_id: int) -> Int[np.ndarray, " patch"]:
     """Where the image's tokens stand in one sample's ``input_ids``."""
     return (input_ids.reshape(-1) == image_token_id).nonzero().flatten().cpu().numpy()
+
+
+def check_count(positions: Int[np.ndarray, " token"], expected: int, told: str, image_size: tuple[int, int]) -> None:
+    """Nothing, if the text holds as many image tokens as the image gives.
+
+    Raises:
+        ValueError: it does not; ``told`` says what the image gives.
+    """
+    if len(positions) != expected:
+        raise ValueError(
+            f"the text holds {len(positions)} image tokens, but an image of {image_size[0]} x {image_size[1]} pixels "
+            f"gives {told} = {expected}; model and processor do not belong together"
+        )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from interp.images import read_image
+from interp.models import _family as family_of
+from interp.types import PatchGrid
 
 
 @dataclass(frozen=True)
@@ -19,13 +21,16 @@ class LMM:
     """A model, its processor, and the family module that knows how its image tokens lie.
 
     ``layers`` and ``heads`` count those of the language model. Generation is greedy: the same input gives
-    the same text.
+    the same text. ``options`` go to the image processor (`interp.load`); ``view`` names the view of the image that maps
+    are made of, None the main one.
     """
 
     model: Any
     processor: Any
     family: Any
     name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    view: str | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -48,6 +53,26 @@ class LMM:
         device = self.model.get_input_embeddings().weight.device
         return torch.device("cpu") if device.type == "meta" else device  # offloaded: accelerate fetches the inputs
 
+    @property
+    def decoder(self) -> nn.Module:
+        """The part whose layers' attention is recorded: the language model."""
+        return family_of.decoder(self.family, self.model)
+
+    def template(self, prompt: str) -> str:
+        """The whole text before the answer, with one image place; a prompt that has one comes back as it is."""
+        return family_of.template(self.family, self.processor, prompt)
+
+    def grid(self, image_size: tuple[int, int], inputs: Mapping[str, Tensor], sample: int = 0) -> PatchGrid:
+        """The tokens of one sample's image of (height, width) pixels, from the batch's ``inputs``; positions without
+        the sample's left padding.
+
+        Raises:
+            ValueError: text and image do not belong together, or the image lacks the ``view``.
+        """
+        own = family_of.own_inputs(inputs, sample)
+        grid = family_of.grid(self.family, self.model, self.processor, image_size, own)
+        return grid if self.view is None else grid.seen_as(self.view)
+
     def generate(self, image: Any, prompt: str, max_new_tokens: int = 128) -> str:
         """The model's answer, greedily. ``prompt`` is plain text, or a whole template with one image place."""
         return self.generate_batch([image], [prompt], max_new_tokens)[0]
@@ -58,7 +83,7 @@ class LMM:
             raise ValueError(f"{len(images)} images but {len(prompts)} prompts; expected one prompt per image")
         if not images:
             return []
-        texts = [self.family.template(self.processor, prompt) for prompt in prompts]
+        texts = [self.template(prompt) for prompt in prompts]
         inputs = self.inputs([read_image(image) for image in images], texts)
         out = self.generate_ids(inputs, max_new_tokens)
         answers = out.sequences[:, inputs["input_ids"].shape[1] :]
@@ -66,7 +91,7 @@ class LMM:
 
     def inputs(self, images: Sequence[Any], texts: Sequence[str]) -> dict[str, Tensor]:
         """The family's inputs for images (arrays) and whole texts, on the model's device and in its precision."""
-        made = self.family.prepare(self.processor, images, texts)
+        made = family_of.prepare(self.family, self.processor, images, texts, self.options)
         dtype = self.model.dtype
         return {k: v.to(self.device, dtype if v.is_floating_point() else v.dtype) for k, v in made.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils.hub import cached_file
 
-from interp import plugins
+from interp.models import _family as family_of
 from interp.models import _overlay as overlay
 from interp.models._config import CONFIG, HUB_ID, read_config
 from interp.models._described import check_model
 from interp.models._hf import HUB_OPTIONS, BrokenCheckpoint, completed
 from interp.models._lmm import LMM
 from interp.models._original import layout
+from interp.models._processor import with_options
 from interp.plugins import data_folder, shipped
 
 
@@ -31,26 +32,40 @@ class UnknownModel(LookupError):
     """
 
 
-def wrap(model: Any, processor: Any) -> LMM:
+def wrap(
+    model: Any,
+    processor: Any,
+    family: Any = None,
+    *,
+    processor_options: Mapping[str, Any] | None = None,
+    view: str | None = None,
+) -> LMM:
     """An LMM of a model and a processor that are loaded already. Neither is changed; what an old processor
-    leaves to the model is set in a copy of it.
+    leaves to the model is set in a copy of it. ``family`` is a family's name or a module of that kind; None takes that
+    of the model's ``model_type``. The rest as for `load`.
 
     Raises:
-        interp.plugins.UnknownName: no family module for the model's ``model_type``.
+        interp.plugins.UnknownName: no family module of that name.
+        RefusedFamily: a model whose image tokens have no place.
         interp.models._original.layout.OriginalLayout: a model of LLaVA's own code.
     """
     if hasattr(model, "get_base_model"):  # a PEFT model: its layers are inside the base model, unmerged
         model = model.get_base_model()
     if layout.is_original(own := {name: value for name, value in vars(model.config).items() if name[:1] != "_"}):
         layout.told_to_convert(model.config._name_or_path or type(model).__name__, own)
-    processor = completed(processor, model.config)
-    return LMM(model, processor, _family(model.config.model_type), model.config._name_or_path or type(model).__name__)
+    options = dict(processor_options or {})
+    processor = with_options(completed(processor, model.config), options)
+    chosen = family_of.named(model.config.model_type if family is None else family)
+    return LMM(model, processor, chosen, model.config._name_or_path or type(model).__name__, options, view)
 
 
 def load(
     name: str | os.PathLike[str],
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    *,
+    processor_options: Mapping[str, Any] | None = None,
+    view: str | None = None,
     **from_pretrained: Any,
 ) -> LMM:
     """An LMM from a shipped model's name, a folder or a hub id.
@@ -64,9 +79,13 @@ def load(
     goes to transformers' ``from_pretrained`` (``device_map``, ``quantization_config``, ``attn_implementation``,
     ``revision``, ``trust_remote_code``, ...).
 
+    ``processor_options`` are the image processor's own, by name (``do_pan_and_scan``, ``max_pixels``, ...). ``view``:
+    maps are of that view of the image (``base``, ``thumbnail``, ``crop 1``, ...) in place of the main one.
+
     Raises:
         UnknownModel: neither a folder, a shipped model nor to be had from the hub.
         interp.plugins.UnknownName: no family module for the model's ``model_type``.
+        RefusedFamily: a model whose image tokens have no place.
         interp.models._original.layout.OriginalLayout: a LLaVA in its own code's layout, which must be converted.
         BrokenCheckpoint, interp.models._overlay.CheckpointMismatch: weights that are missing, do not fit or are no
             numbers.
@@ -87,20 +106,21 @@ def load(
         parts = {k: from_pretrained.pop(k) for k in converter.PARTS if k in from_pretrained}
         source = str(converter.converted(source, **parts, **hub))
         hub, from_pretrained = {}, {k: v for k, v in from_pretrained.items() if k not in hub}
-    family = _family(_model_type(str(name), source, hub))
+    family = family_of.named(_model_type(str(name), source, hub))
     placed = "device_map" in from_pretrained or "quantization_config" in from_pretrained
     device = device_of(device)
     dtype = dtype or ("auto" if placed or device.type != "cpu" else torch.float32)
     if Path(source).is_dir():
         check_model(Path(source))
     with _explained(str(name)):
-        model, processor = family.load(source, dtype=dtype, **from_pretrained)
+        model, processor = family_of.load(family, source, dtype=dtype, **from_pretrained)
     if checkpoint:
         overlay.overlay(model, checkpoint)
     if not placed:
         model.to(device)
     check_finite(model, str(name))
-    return LMM(model, processor, family, str(name))
+    options = dict(processor_options or {})
+    return LMM(model, with_options(processor, options), family, str(name), options, view)
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
@@ -134,7 +154,7 @@ def check_place(name: str) -> None:
     source, _ = _find(name)
     layout.check_converted(source)
     if not _released(source, {}):
-        _family(_model_type(name, source, {}))
+        family_of.named(_model_type(name, source, {}))
         if Path(source).is_dir():
             check_model(Path(source))
 
@@ -219,17 +239,6 @@ def _model_type(name: str, source: str, hub: dict[str, Any]) -> str:
         return str(PreTrainedConfig.get_config_dict(source, **hub)[0]["model_type"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnknownModel(_nowhere(name, error)) from error
-
-
-def _family(model_type: str) -> Any:
-    try:
-        return plugins.get("models", model_type.replace("-", "_"))
-    except plugins.UnknownName as error:
-        known = ", ".join(plugins.names("models"))
-        raise plugins.UnknownName(
-            f"no model family for model_type {model_type!r}; there are: {known}. A new one is one file: "
-            f"interp/models/{model_type.replace('-', '_')}.py"
-        ) from error
 
 
 def _nowhere(name: str, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from interp.models._lmm import LMM
 from interp.models._load import check_finite, device_of
 from interp.models._original.building import in_memory
 from interp.models._original.parts import Parts
+from interp.models._processor import with_options
 
 
 def load_original(
@@ -18,6 +20,9 @@ def load_original(
     name: str,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    *,
+    processor_options: Mapping[str, Any] | None = None,
+    view: str | None = None,
     **options: Any,
 ) -> LMM:
     """An LMM of these parts; nothing is written. Device, precision and options as for `interp.load`.
@@ -29,4 +34,5 @@ def load_original(
     device = device_of(device)
     model, processor = in_memory(parts, dtype or ("auto" if device.type != "cpu" else torch.float32), **options)
     check_finite(model, name)
-    return LMM(model.to(device), processor, plugins.get("models", "llava"), name)
+    shown = dict(processor_options or {})
+    return LMM(model.to(device), with_options(processor, shown), plugins.get("models", "llava"), name, shown, view)

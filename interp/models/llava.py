@@ -34,9 +34,9 @@ def template(processor: Any, prompt: str) -> str:
     return _hf.template(processor, prompt, TEMPLATE)
 
 
-def prepare(processor: Any, images: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, Tensor]:
+def prepare(processor: Any, images: Sequence[np.ndarray], texts: Sequence[str], **options: Any) -> dict[str, Tensor]:
     """Inputs of ``model.forward`` and ``model.generate``, left-padded where the lengths differ."""
-    return _hf.prepare(processor, images, texts)
+    return _hf.prepare(processor, images, texts, **options)
 
 
 def grid(model: Any, processor: Any, image_size: tuple[int, int], input_ids: Tensor) -> PatchGrid:
@@ -56,7 +56,7 @@ def grid(model: Any, processor: Any, image_size: tuple[int, int], input_ids: Ten
             f"{patch} gives {rows} x {cols} = {rows * cols}; model and processor do not belong together"
         )
     box = patch_box(processor.image_processor, image_size, patch)
-    return PatchGrid(positions[summary:].reshape(rows, cols), box)
+    return PatchGrid(positions[summary:].reshape(rows, cols), box, placeless=positions[:summary])
 
 
 def processed_size(image_processor: Any, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -1,63 +1,58 @@
 """LLaVA-NeXT (1.6): the whole image once, then tiles of it at a higher resolution.
 
-The image's tokens are those of the whole image, then the tiles' patches in image order with the padding cut off and
-one newline token behind each row (``pack_image_features``). The grid is the fine one. https://llava-vl.github.io/blog/2024-01-30-llava-next
+The image's tokens are those of the whole image (the view ``base``), then the tiles' patches in image order with the
+padding cut off and one newline token behind each row (``pack_image_features``). The main view is the fine one.
+https://llava-vl.github.io/blog/2024-01-30-llava-next
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
-from transformers import LlavaNextForConditionalGeneration
 from transformers.image_processing_utils import select_best_resolution
 
 from interp.models import _hf
-from interp.types import PatchGrid
+from interp.types import PatchGrid, View
+
+architecture = "LlavaNextForConditionalGeneration"
 
 
-def load(checkpoint: str, **from_pretrained: Any) -> tuple[torch.nn.Module, Any]:
-    """The model, in eval mode, and its processor."""
-    return _hf.load(LlavaNextForConditionalGeneration, checkpoint, **from_pretrained)
-
-
-def decoder(model: Any) -> torch.nn.Module:
-    """The language model."""
-    return model.model.language_model
-
-
-def template(processor: Any, prompt: str) -> str:
-    """The whole text before the answer, from the processor's chat template: every LLaVA-NeXT has another one."""
-    return _hf.template(processor, prompt)
-
-
-def prepare(processor: Any, images: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, Tensor]:
-    """Inputs of ``model.forward`` and ``model.generate``, left-padded where the lengths differ."""
-    return _hf.prepare(processor, images, texts)
-
-
-def grid(model: Any, processor: Any, image_size: tuple[int, int], input_ids: Tensor) -> PatchGrid:
-    """The fine patch grid of one image of (height, width) pixels, from its unpadded row of ``input_ids``.
+def grid(model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Tensor]) -> PatchGrid:
+    """All tokens of one image of (height, width) pixels: the fine view, the base view, the ends of rows.
 
     Raises:
         ValueError: the text holds another number of image tokens than the image's tiles make patches.
     """
     vision = model.config.vision_config
-    side = vision.image_size // vision.patch_size
     rows, cols, box = fine_grid(image_size, model.config.image_grid_pinpoints, vision.image_size, vision.patch_size)
-    positions = _hf.image_positions(input_ids, model.config.image_token_id)
-    expected = side * side + rows * (cols + 1)
-    if len(positions) != expected:
-        raise ValueError(
-            f"the text holds {len(positions)} image tokens, but an image of {image_size[0]} x {image_size[1]} pixels "
-            f"gives {side} x {side} and {rows} rows of {cols} and a newline = {expected}; model and processor do not "
-            "belong together"
-        )
-    return PatchGrid(positions[side * side :].reshape(rows, cols + 1)[:, :-1].copy(), box)
+    return with_base(model, image_size, inputs, rows, cols, box)
+
+
+def with_base(
+    model: Any,
+    image_size: tuple[int, int],
+    inputs: Mapping[str, Tensor],
+    rows: int,
+    cols: int,
+    box: tuple[float, float, float, float],
+) -> PatchGrid:
+    """The tokens of an image whose base view comes first, and then a fine one with a newline behind each row.
+
+    Raises:
+        ValueError: the text holds another number of image tokens.
+    """
+    vision = model.config.vision_config
+    side = vision.image_size // vision.patch_size
+    positions = _hf.image_positions(inputs["input_ids"], model.config.image_token_id)
+    told = f"{side} x {side} and {rows} rows of {cols} and a newline"
+    _hf.check_count(positions, side * side + rows * (cols + 1), told, image_size)
+    fine, seen = positions[side * side :].reshape(rows, cols + 1), side * vision.patch_size / vision.image_size
+    whole = (0.0, 0.0, image_size[1] * seen, image_size[0] * seen)
+    base = View(positions[: side * side].reshape(side, side), whole, "base")
+    return PatchGrid(fine[:, :-1].copy(), box, others=(base,), placeless=fine[:, -1].copy())
 
 
 def fine_grid(
@@ -66,7 +61,8 @@ def fine_grid(
     """Rows, columns and box (x0, y0, x1, y1; original pixels) of the fine grid of an image of (height, width) pixels.
 
     The processor scales the image to fit the best of ``resolutions`` (height, width) and pads it with black to that
-    size; the model then cuts off whole rows or columns of patches that hold padding alone.
+    size; the model then cuts off whole rows or columns of patches that hold padding alone. A tile that is no whole
+    number of patches is taken for one: its cells are a little larger than its patches (SigLIP's: 384 / 27 for 14).
     """
     height, width = image_size
     full_height, full_width = select_best_resolution(image_size, [tuple(r) for r in resolutions])
@@ -79,10 +75,11 @@ def fine_grid(
     side = tile // patch
     rows, cols = full_height // tile * side, full_width // tile * side
     cut_rows, cut_cols = _cut(image_size, rows, cols)
-    left = (cut_cols * patch - (full_width - new_width) // 2) * per_x
-    top = (cut_rows * patch - (full_height - new_height) // 2) * per_y
+    cell = tile / side
+    left = (cut_cols * cell - (full_width - new_width) // 2) * per_x
+    top = (cut_rows * cell - (full_height - new_height) // 2) * per_y
     rows, cols = rows - 2 * cut_rows, cols - 2 * cut_cols
-    return rows, cols, (left, top, left + cols * patch * per_x, top + rows * patch * per_y)
+    return rows, cols, (left, top, left + cols * cell * per_x, top + rows * cell * per_y)
 
 
 def _cut(image_size: tuple[int, int], rows: int, cols: int) -> tuple[int, int]:

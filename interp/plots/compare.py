@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from interp.plots.heads import known, select, square
-from interp.plots.style import NULL, SCORES, style, words
+from interp.plots.style import NULL, SCORES, layer_label, style, words
 
 MODELS = ("#0072b2", "#d55e00")
 """Model A, model B."""
@@ -60,11 +60,12 @@ def side_by_side(
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(1, panels, squeeze=False)[0]
         for axes, name, means in zip(grid, names, maps, strict=False):
+            there = rows.loc[rows["model"] == name, "layer"]
             image = axes.imshow(
                 means, cmap=SCORES if higher_is_better else f"{SCORES}_r", vmin=low, vmax=high, aspect="auto"
             )
             best = np.unravel_index(np.nanargmax(means if higher_is_better else -means), means.shape)
-            _frame(axes, means.shape, f"{name}\nbest L{best[0]} H{best[1]}: {means[best]:.3g}")
+            _frame(axes, means.shape, f"{name}\nbest L{best[0]} H{best[1]}: {means[best]:.3g}", there)
         bar = figure.colorbar(image, ax=grid[: len(maps)], pad=0.02)
         shown = words(metric) if by == "mean" else f"{words(metric)}, specificity"
         bar.set_label(f"{shown}, {'higher' if higher_is_better else 'lower'} is better")
@@ -78,12 +79,12 @@ def _gap(figure: Figure, axes: Axes, gap: np.ndarray, own: Any, level: float) ->
     image = axes.imshow(gap, cmap=GAIN, norm=TwoSlopeNorm(0, -most, most), aspect="auto")
     sure = own[own["p_corrected"] < level]
     axes.scatter(sure["head"], sure["layer"], s=12, color="white", edgecolors="black", linewidths=0.7)
-    _frame(axes, gap.shape, f"B − A\ndots: corrected p < {level:g} ({len(sure)} of {gap.size})")
+    _frame(axes, gap.shape, f"B − A\ndots: corrected p < {level:g} ({len(sure)} of {len(own)})", own["layer"])
     figure.colorbar(image, ax=axes, pad=0.02).set_label("paired difference")
 
 
-def _frame(axes: Axes, shape: tuple[int, ...], title: str) -> None:
-    axes.set(xlabel="head", ylabel="layer", title=title)
+def _frame(axes: Axes, shape: tuple[int, ...], title: str, layers: Any) -> None:
+    axes.set(xlabel="head", ylabel=layer_label(layers), title=title)
     for ticks, number in ((axes.set_yticks, shape[0]), (axes.set_xticks, shape[1])):
         ticks(range(0, number, 1 if number <= _ROOM_FOR_TICKS else number // 8))
     axes.spines[:].set_visible(False)
@@ -112,7 +113,7 @@ def profiles(layers: pd.DataFrame, metric: str, *, higher_is_better: bool = True
             if known(own, "null"):
                 axes.plot(x, own["null"], ":", color=colour, linewidth=1.3, label=f"{name}: masks of other images")
         better = "higher" if higher_is_better else "lower"
-        axes.set(xlabel="layer" if same else "depth (0: first layer, 1: last)", ylabel=words(metric))
+        axes.set(xlabel=layer_label(rows["layer"]) if same else "depth (0: first layer, 1: last)", ylabel=words(metric))
         axes.set_title(f"{words(metric)} over depth ({better} is better)")
         if same and rows["layer"].nunique() <= _ROOM_FOR_TICKS:
             axes.set_xticks(sorted(rows["layer"].unique()))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from interp.plots._curves import LEADERS, THINGS, WORDS, column, field_of, leaders_of
 from interp.plots.heads import known, select, square
-from interp.plots.style import MEAN, SCORES, style, words
+from interp.plots.style import MEAN, SCORES, layer_label, style, words
 
 LOSS = "caption loss\n[nats a token]"
 
@@ -104,7 +104,7 @@ def small_multiples(heads: pd.DataFrame, metric: str, *, higher_is_better: bool 
             image = _map(axes, rows, step, higher_is_better)
         figure.colorbar(image, ax=grid, shrink=0.8, pad=0.01).set_label(f"mean {words(metric)}")
         figure.supxlabel("head", fontsize=9)
-        figure.supylabel("layer", fontsize=9)
+        figure.supylabel(layer_label(rows["layer"]), fontsize=9)
     return figure
 
 
@@ -117,7 +117,7 @@ def animation(heads: pd.DataFrame, metric: str, *, higher_is_better: bool = True
             figure = Figure(figsize=(4.6, 3.6), dpi=100, layout="constrained")
             axes = figure.subplots()
             image = _map(axes, rows, step, higher_is_better)
-            axes.set(xlabel="head", ylabel="layer")
+            axes.set(xlabel="head", ylabel=layer_label(rows["layer"]))
             figure.colorbar(image, ax=axes, pad=0.02).set_label(f"mean {words(metric)}")
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
@@ -142,7 +142,9 @@ def layer_onsets(onsets: pd.DataFrame, heads: pd.DataFrame, metric: str) -> Figu
         panels = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
         for axes, kind in zip(panels, kinds, strict=True):
             _dots(axes, layers, column(own, kind.onset))
-            axes.set(ylabel="layer", title=f"{words(metric)}: where and when heads come to {kind.said}")
+            axes.set(
+                ylabel=layer_label(rows["layer"]), title=f"{words(metric)}: where and when heads come to {kind.said}"
+            )
             _stages(axes, rows, names=False)
         _step_axis(panels[-1], rows)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
-from interp.plots.style import BEST, SCORES, style, words
+from interp.plots.style import BEST, SCORES, layer_label, style, words
 
 _ROOM_FOR_NUMBERS = 16
 
@@ -52,7 +52,7 @@ def heat_map(
         figure = Figure(figsize=_size(means.shape), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(means, cmap=SCORES if higher_is_better else f"{SCORES}_r", aspect="auto")
-        axes.set(xlabel="head", ylabel="layer")
+        axes.set(xlabel="head", ylabel=layer_label(rows["layer"]))
         said = f"{title}:" if title else f"{words(metric)}: best is"
         axes.set_title(f"{said} L{best[0]} H{best[1]} with {means[best]:.3g}")
         _ticks(axes, means.shape)
@@ -65,7 +65,7 @@ def heat_map(
         _references(bar.ax, rows)
         if marked is not None:
             figure.supxlabel(
-                f"dot: {dot}, corrected p < {level:g} ({marked} of {means.size} heads)",
+                f"dot: {dot}, corrected p < {level:g} ({marked} of {len(rows)} heads)",
                 fontsize=8,
             )
     return figure

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp.plots.heads import direction, known, select
-from interp.plots.style import BEST, CHANCE, MEAN, NULL, style, words
+from interp.plots.style import BEST, CHANCE, MEAN, NULL, layer_label, style, words
 
 _ROOM_FOR_NAMES = 16
 
@@ -35,7 +35,7 @@ def curves(heads: pd.DataFrame, metric: str, *, higher_is_better: bool | None = 
         _null(axes, rows, layers)
         _best(axes, rows, higher_is_better)
         better = "higher" if higher_is_better else "lower"
-        axes.set(xlabel="layer", ylabel=f"{words(metric)}{f' [{unit}]' if unit else ''}")
+        axes.set(xlabel=layer_label(layers), ylabel=f"{words(metric)}{f' [{unit}]' if unit else ''}")
         axes.set_title(f"{words(metric)} by layer ({better} is better)")
         axes.set_xticks(layers[:: max(1, len(layers) // 16)])
         axes.margins(x=0.04)

@@ -19,8 +19,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from interp.answer.pixels import to_pixels
-from interp.plots.style import ATTENTION, OUTLINE, style
-from interp.types import PatchGrid
+from interp.plots.style import ATTENTION, OUTLINE, layer_label, style
+from interp.types import View, layer_numbers
 
 TOP = 4.0
 
@@ -34,7 +34,7 @@ class Row:
 
     image: UInt8[np.ndarray, "height width 3"]
     phrase: str
-    grid: PatchGrid
+    grid: View
     maps: dict[str, Float[np.ndarray, "row col"]]
     mask: Bool[np.ndarray, "height width"] | None = None
     notes: dict[str, str] = field(default_factory=dict)
@@ -68,9 +68,11 @@ def gallery(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def atlas(maps: Float[np.ndarray, "layer head row col"], phrase: str) -> Figure:
-    """Every head's map of one phrase: layers downwards, heads to the right, z-score over patches from 0 to 4."""
+def atlas(maps: Float[np.ndarray, "layer head row col"], phrase: str, numbers: tuple[int, ...] = ()) -> Figure:
+    """Every head's map of one phrase: layers downwards, heads to the right, z-score over patches from 0 to 4.
+    ``numbers`` of the layers, if they are not 0, 1, ..."""
     layers, heads, height, width = maps.shape
+    named = layer_numbers(numbers, layers)
     scored = np.stack([z_scores(m) for m in maps.reshape(-1, height, width)]).reshape(maps.shape)
     framed = np.pad(scored, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
     mosaic = framed.transpose(0, 2, 1, 3).reshape(layers * (height + 1), heads * (width + 1))[:-1, :-1]
@@ -80,10 +82,10 @@ def atlas(maps: Float[np.ndarray, "layer head row col"], phrase: str) -> Figure:
         axes = figure.subplots()
         image = axes.imshow(mosaic, cmap=ATTENTION, vmin=0, vmax=TOP, interpolation="nearest")
         axes.set_xticks(np.arange(heads) * (width + 1) + (width - 1) / 2, [str(h) for h in range(heads)])
-        axes.set_yticks(np.arange(layers) * (height + 1) + (height - 1) / 2, [str(layer) for layer in range(layers)])
+        axes.set_yticks(np.arange(layers) * (height + 1) + (height - 1) / 2, [str(n) for n in named])
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        axes.set(xlabel="head", ylabel="layer")
+        axes.set(xlabel="head", ylabel=layer_label(named))
         axes.set_title(f"every head's map of “{phrase}”")
         figure.colorbar(image, ax=axes, pad=0.01).set_label("z-score over patches, 0 to 4")
     return figure
@@ -119,7 +121,7 @@ def _map(axes: Axes, row: Row, title: str) -> None:
     _bare(axes)
 
 
-def _highest(values: Float[np.ndarray, "row col"], grid: PatchGrid) -> list[tuple[float, float]]:
+def _highest(values: Float[np.ndarray, "row col"], grid: View) -> list[tuple[float, float]]:
     """The middle of the highest patch as (x, y) in the pixels' indices; of all that share the maximum; none if NaN."""
     x0, y0, x1, y1 = grid.box
     rows, cols = values.shape

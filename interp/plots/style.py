@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,3 +48,14 @@ def style() -> Iterator[None]:
 def words(metric: str) -> str:
     """The metric's name as a label: ``mass_in_mask`` gives ``mass in mask``."""
     return metric.replace("_", " ")
+
+
+def layer_label(layers: Iterable[int]) -> str:
+    """The label of an axis of layers, with how many have no attention heads and so are left blank.
+
+    >>> layer_label([0, 1, 2]), layer_label([3, 7])
+    ('layer', 'layer (6 of the first 8 have no attention heads)')
+    """
+    there = {int(x) for x in layers}
+    last = max(there, default=-1) + 1
+    return "layer" if len(there) == last else f"layer ({last - len(there)} of the first {last} have no attention heads)"

@@ -50,7 +50,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Maps:
-    """Phrases that share a grid: their maps and masks. ``rows`` and ``samples`` are their places in the batch."""
+    """Phrases that share a grid: their maps and masks. ``rows`` and ``samples`` are their places in the batch;
+    ``elsewhere`` is raw attention to the image's tokens outside the maps, None where there are none."""
 
     rows: list[int]
     samples: list[int]
@@ -59,6 +60,7 @@ class Maps:
     masks: Float[Tensor, "phrase row col"]
     others: Float[Tensor, "phrase row col"]
     nulls: Float[Tensor, "phrase null row col"]
+    elsewhere: Float[Tensor, "phrase layer head"] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Batch:
     ``mention`` (how often one of them has been named, this time included), ``kind`` (what told them before they were
     named, `interp.types.Target`) and ``partners`` (their number). ``by_rows``:
     scores of one metric on each word's first and last row. ``losses``: sample id -> mean -log p of its answer's
-    tokens, in nats. ``unmatched``: phrases of its answers that name no target.
+    tokens, in nats. ``unmatched``: phrases of its answers that name no target. ``layers``: the layers' numbers.
     """
 
     phrases: list[dict[str, Any]]
@@ -80,9 +82,14 @@ class Batch:
     losses: dict[str, float] = field(default_factory=dict)
     by_rows: dict[str, MetricScores] = field(default_factory=dict)
     unmatched: list[str] = field(default_factory=list)
+    layers: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.phrases)
+
+    def place(self, layer: int) -> int:
+        """Where the layer of that number stands along the axis of layers."""
+        return self.layers.index(layer) if self.layers else layer
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], maps: bool = True) -> Batch:
@@ -98,8 +105,35 @@ class Batch:
         )
         groups = [unpack_group(arrays, g) for g in range(about["groups"])] if maps else []
         skipped = [Skip(*s) for s in about["skipped"]]
-        more = about.get("losses", {}), by_rows, about.get("unmatched", [])
+        more = about.get("losses", {}), by_rows, about.get("unmatched", []), tuple(about.get("layers", ()))
         return cls(about["phrases"], skipped, scores, reduced, groups, *more)
+
+
+def _elsewhere(some: Sequence[Maps]) -> Float[Tensor, "phrase layer head"] | None:
+    """What lies elsewhere, joined; nothing for an image that has one view alone. None where all have."""
+    if all(m.elsewhere is None for m in some):
+        return None
+    return torch.cat([m.raw.new_zeros(m.raw.shape[:3]) if m.elsewhere is None else m.elsewhere for m in some])
+
+
+def by_grid(prepared: Sequence[Maps]) -> list[Maps]:
+    """The samples' maps, joined where their grids have one shape."""
+    groups: dict[tuple[int, ...], list[Maps]] = {}
+    for maps in prepared:
+        groups.setdefault(tuple(maps.masks.shape[1:]), []).append(maps)
+    return [
+        Maps(
+            rows=[row for m in some for row in m.rows],
+            samples=[place for m in some for place in m.samples],
+            raw=torch.cat([m.raw for m in some]),
+            normalised=torch.cat([m.normalised for m in some]),
+            masks=torch.cat([m.masks for m in some]),
+            others=torch.cat([m.others for m in some]),
+            nulls=torch.cat([m.nulls for m in some]),
+            elsewhere=_elsewhere(some),
+        )
+        for some in groups.values()
+    ]
 
 
 def pack_group(group: Maps, i: int) -> dict[str, np.ndarray]:
@@ -113,6 +147,8 @@ def pack_group(group: Maps, i: int) -> dict[str, np.ndarray]:
     offset = group.raw[first] - group.normalised[first]
     if offset.count_nonzero():
         arrays |= _halved("offset", offset)
+    if group.elsewhere is not None:
+        arrays["elsewhere"] = group.elsewhere.cpu().numpy()
     return {f"group{i}.{name}": array for name, array in arrays.items()}
 
 
@@ -132,4 +168,5 @@ def unpack_group(arrays: Mapping[str, np.ndarray], i: int) -> Maps:
     if f"group{i}.offset" in arrays:
         place = np.unique(samples, return_inverse=True)[1]
         raw = (normalised + (of("offset").float() * of("offset_unit"))[place]).clamp(min=0)
-    return Maps(rows, samples, raw, normalised, of("masks"), of("others"), of("nulls"))
+    elsewhere = of("elsewhere") if f"group{i}.elsewhere" in arrays else None
+    return Maps(rows, samples, raw, normalised, of("masks"), of("others"), of("nulls"), elsewhere)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from interp import plugins
 from interp.answer.capturing import captures
 from interp.answer.maps import coverage, phrase_maps, reduce_heads
 from interp.answer.targets import match_targets
+from interp.contracts import Metric
 from interp.plots.overlay import Row
+from interp.ranking.scoring import scored
 from interp.types import Capture, Head, Sample, Skip
 
 
@@ -50,15 +53,22 @@ def examples(
 def _row(
     sample: Sample, capture: Capture, which: int, mask: np.ndarray, top: Sequence[Head], metric: str, normalise: str
 ) -> Row:
-    scorer = plugins.get("metrics", metric)
-    maps = phrase_maps(capture, "none" if scorer.raw else normalise).maps[which : which + 1]
-    shown = {"mean of all heads": reduce_heads(maps, "all")[0]}
+    scorer = cast(Metric, plugins.get("metrics", metric))
+    found = phrase_maps(capture, "none" if scorer.raw else normalise)
+    choices: dict[str, Any] = {"mean of all heads": "all"}
     if len(top) > 1:
-        shown[f"mean of best {len(top)}"] = reduce_heads(maps, list(top))[0]
-    shown |= {str(head): maps[0, head.layer, head.head] for head in top}
-    stacked = torch.stack(list(shown.values()))[None, None].cpu()
+        choices[f"mean of best {len(top)}"] = list(top)
+    choices |= {str(head): [head] for head in top}
+
+    def reduced(x: Tensor) -> Tensor:
+        own = x[which : which + 1]
+        return torch.stack([reduce_heads(own, heads, layers=found.layers)[0] for heads in choices.values()]).cpu()
+
+    stacked = reduced(found.maps)
+    shown = dict(zip(choices, stacked, strict=True))
+    elsewhere = None if found.elsewhere is None else reduced(found.elsewhere[..., None, None])[None, None, :, 0, 0]
     covered = coverage(mask[None], capture.grid)
-    values = scorer.score(stacked, covered, torch.zeros_like(covered))[0, 0].tolist()
+    values = scored(scorer, stacked[None, None], covered, torch.zeros_like(covered), elsewhere)[0, 0].tolist()
     name = metric.replace("_", " ")
     if metric == "auc_shuffled":  # it compares with the masks of many images, and here is one
         values = []

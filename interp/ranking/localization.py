@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from interp.types import layer_numbers
+
 
 def above_elbow(sums: Float[np.ndarray, "phrase head"]) -> Bool[np.ndarray, "phrase head"]:
     """True for the heads whose sum is at least the elbow of the *sorted* sums; NaN heads are False.
@@ -64,6 +66,7 @@ def mask_free(
     top: int = 10,
     first_layer: int = 0,
     published: bool = False,
+    layers: tuple[int, ...] = (),
 ) -> pd.DataFrame:
     """One row per head, best first: ``layer, head, frequency, image_mass, entropy, rank``.
 
@@ -74,7 +77,8 @@ def mask_free(
 
     The published code also leaves out the first two layers and maps that attend to the last row; here every head takes
     part from ``first_layer`` on. ``published``: its threshold in place of the elbow (`above_elbow_as_published`); with
-    ``first_layer=2`` only the maps that attend to the last row remain as a difference.
+    ``first_layer=2`` only the maps that attend to the last row remain as a difference. ``layers``: the layers' numbers,
+    if they are not 0, 1, ...
 
     Raises:
         ValueError: ``image_mass`` and ``entropy`` of different shapes, or ``top`` below 1.
@@ -83,9 +87,10 @@ def mask_free(
         raise ValueError(
             f"got image_mass {image_mass.shape}, entropy {entropy.shape}, top={top}; expected one shape and top >= 1"
         )
-    phrases, layers, heads = image_mass.shape
-    mass, scatter = (x.reshape(phrases, layers * heads).astype(np.float64) for x in (image_mass, entropy))
-    layer, head = np.divmod(np.arange(layers * heads), heads)
+    phrases, count, heads = image_mass.shape
+    mass, scatter = (x.reshape(phrases, count * heads).astype(np.float64) for x in (image_mass, entropy))
+    layer, head = np.divmod(np.arange(count * heads), heads)
+    layer = np.array(layer_numbers(layers, count), dtype=np.int64)[layer]
     mass = np.where(layer >= first_layer, mass, np.nan)
     kept = (above_elbow_as_published if published else above_elbow)(mass) & np.isfinite(scatter)
     order = np.lexsort((-np.nan_to_num(mass), np.where(kept, scatter, np.inf)), axis=1)
@@ -96,7 +101,7 @@ def mask_free(
         {
             "layer": layer,
             "head": head,
-            "frequency": selected.sum(0) / observed if observed else np.full(layers * heads, np.nan),
+            "frequency": selected.sum(0) / observed if observed else np.full(count * heads, np.nan),
             "image_mass": _mean(image_mass),
             "entropy": _mean(entropy),
         }

@@ -15,7 +15,7 @@ from interp.answer.capturing import captures
 from interp.answer.maps import coverage, phrase_maps
 from interp.answer.nouns import words_of
 from interp.answer.targets import match_targets, targets_named
-from interp.ranking.batch import Maps, Plan, pack_group
+from interp.ranking.batch import Maps, Plan, by_grid, pack_group
 from interp.ranking.controls import other_images, sinks_of, without
 from interp.ranking.reductions import in_order, score_reductions
 from interp.ranking.scoring import MetricScores, score_sample
@@ -31,9 +31,6 @@ KNOWN = 4096
 """Samples whose masks on the patch grid are kept for the next checkpoint."""
 
 
-_TENSORS = ("raw", "normalised", "masks", "others", "nulls")
-
-
 class _LeftOut(Exception):
     """Why a sample has nothing to score."""
 
@@ -44,6 +41,7 @@ class _Prepared(NamedTuple):
     about: list[dict[str, Any]]
     maps: Maps
     by_rows: dict[str, Float[Tensor, "phrase layer head row col"]]
+    layers: tuple[int, ...]
 
 
 def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True) -> dict[str, np.ndarray]:
@@ -53,7 +51,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
     unmatched: list[str] = []
     skipped: list[tuple[str, str]] = []
     prepared: list[_Prepared] = []
-    rows = 0
+    rows, layers = 0, tuple[int, ...]()
     for place, (sample, result) in enumerate(zip(samples, _captured(plan, samples), strict=True)):
         if isinstance(result, Capture) and result.logprobs is not None:
             losses[result.sample_id] = float(-result.logprobs.mean(dtype=np.float64))
@@ -64,12 +62,13 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
             continue
         rows += len(own.about)
         prepared.append(own)
+        layers = own.layers
     phrases = [about for own in prepared for about in own.about]
-    groups = _by_grid([own.maps for own in prepared])
+    groups = by_grid([own.maps for own in prepared])
     pairs = [partners([phrases[row] for row in g.rows]) for g in groups]
     found = {
         "heads": [
-            score_sample(g.raw, g.normalised, g.masks, g.others, g.nulls, p, plan.metrics)
+            score_sample(g.raw, g.normalised, g.masks, g.others, g.nulls, p, plan.metrics, g.elsewhere)
             for g, p in zip(groups, pairs, strict=True)
         ],
         "reduced": [score_reductions(g, p, plan.metrics) for g, p in zip(groups, pairs, strict=True)],
@@ -89,6 +88,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
         arrays |= pack_group(group, i)
     about = {"phrases": phrases, "skipped": skipped, "groups": len(kept), "losses": losses, "unmatched": unmatched}
     about |= {"metrics": list(plan.metrics) if groups else [], "rows": list(found["rows"][0]) if groups else []}
+    about |= {"layers": list(layers)}
     return marked(arrays | {"about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}, bool(phrases))
 
 
@@ -149,16 +149,17 @@ def _prepare(
     about, masks = _named(plan, sample, result, unmatched)
     index = [phrase.pop("index") for phrase in about]
     try:
-        raw, normalised = _maps(plan, result, index, plan.rows)
-        singly = {
-            rows: _maps(plan, result, index, rows)[0 if plan.metrics[plan.by_rows].raw else 1]
-            for rows in (("mean", "first", "last") if plan.by_rows else ())
-        }
+        raw, normalised, elsewhere = _maps(plan, result, index, plan.rows)
+        singly = dict[str, Tensor]()
+        for kind in ("mean", "first", "last") if plan.by_rows else ():
+            one_raw, one_normalised, _ = _maps(plan, result, index, kind)
+            singly[kind] = one_raw if plan.metrics[plan.by_rows].raw else one_normalised
     except ValueError as error:
         raise _LeftOut(str(error)) from error
     on_grid, others, nulls = _masks(plan, sample, about, index, masks, result.grid)
     rows = list(range(first, first + len(about)))
-    return _Prepared(about, Maps(rows, [place] * len(about), raw, normalised, on_grid, others, nulls), singly)
+    maps = Maps(rows, [place] * len(about), raw, normalised, on_grid, others, nulls, elsewhere)
+    return _Prepared(about, maps, singly, result.layers)
 
 
 def _named(
@@ -199,16 +200,18 @@ def _kind(named: Sequence[Target], mention: int) -> str:
     return AGAIN if mention > 1 else "/".join(kinds)
 
 
-def _maps(plan: Plan, result: Capture, index: Sequence[int], rows: str) -> tuple[Tensor, Tensor]:
-    """Raw and normalised maps of some of the capture's phrases, on the model's device."""
-    raw = normalised = phrase_maps(result, "none", rows=rows).maps[index]
+def _maps(plan: Plan, result: Capture, index: Sequence[int], rows: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Raw and normalised maps of some of the capture's phrases, on the model's device, and what lies elsewhere."""
+    found = phrase_maps(result, "none", rows=rows)
+    raw = normalised = found.maps[index]
     if plan.normalise != "none":
         normalised = phrase_maps(result, "answer", rows=rows).maps[index]
     if plan.control == "sinks":
         sinks = sinks_of(result.mean)
         raw, normalised = without(raw, sinks), without(normalised, sinks)
     device = getattr(plan.lmm, "device", raw.device)
-    return raw.to(device), normalised.to(device)
+    elsewhere = None if found.elsewhere is None else found.elsewhere[index].to(device)
+    return raw.to(device), normalised.to(device), elsewhere
 
 
 def _masks(
@@ -233,18 +236,3 @@ def _masks(
             known.clear()
         known[key] = coverage(masks, grid), usual.expand(len(index), -1, -1), stack(nulls, plan.nulls)
     return known[key]
-
-
-def _by_grid(prepared: Sequence[Maps]) -> list[Maps]:
-    """The samples' maps, joined where their grids have one shape."""
-    groups: dict[tuple[int, ...], list[Maps]] = {}
-    for maps in prepared:
-        groups.setdefault(tuple(maps.masks.shape[1:]), []).append(maps)
-    return [
-        Maps(
-            rows=[row for m in some for row in m.rows],
-            samples=[place for m in some for place in m.samples],
-            **{part: torch.cat([getattr(m, part) for m in some]) for part in _TENSORS},
-        )
-        for some in groups.values()
-    ]

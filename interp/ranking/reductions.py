@@ -37,8 +37,11 @@ def score_top(
         for g in batch.groups:
             own = [batch.phrases[row] for row in g.rows]
             which = torch.tensor([halves[phrase["image_id"]] for phrase in own])
-            raw, normalised = (_best(maps, which, heads, sizes) for maps in (g.raw, g.normalised))
-            how = (g.masks, g.others, g.nulls, partners(own), {name: plan.metrics[name]})
+            heads_at = tuple([(batch.place(h.layer), h.head) for h in some] for some in heads)
+            raw, normalised = (_best(maps, which, heads_at, sizes) for maps in (g.raw, g.normalised))
+            elsewhere = None if g.elsewhere is None else _best(g.elsewhere[..., None, None], which, heads_at, sizes)
+            elsewhere = None if elsewhere is None else elsewhere[..., 0, 0]
+            how = (g.masks, g.others, g.nulls, partners(own), {name: plan.metrics[name]}, elsewhere)
             parts.append(score_sample(raw, normalised, *how)[name])
         scores[name] = MetricScores(
             *(in_order(batch.groups, [getattr(p, part) for p in parts]) for part in MetricScores._fields)
@@ -51,7 +54,8 @@ def score_reductions(
 ) -> dict[str, MetricScores]:
     """Scores of the named reductions, as heads of one layer."""
     raw, normalised = (_reduce(maps) for maps in (group.raw, group.normalised))
-    return score_sample(raw, normalised, group.masks, group.others, group.nulls, partner, metrics)
+    elsewhere = None if group.elsewhere is None else _reduce(group.elsewhere[..., None, None])[..., 0, 0]
+    return score_sample(raw, normalised, group.masks, group.others, group.nulls, partner, metrics, elsewhere)
 
 
 def _reduce(maps: Float[Tensor, "phrase layer head row col"]) -> Float[Tensor, "phrase 1 reduction row col"]:
@@ -68,9 +72,10 @@ def _reduce(maps: Float[Tensor, "phrase layer head row col"]) -> Float[Tensor, "
 def _best(
     maps: Float[Tensor, "phrase layer head row col"],
     halves: Shaped[Tensor, " phrase"],
-    chosen: tuple[list[Head], list[Head]],
+    chosen: Sequence[list[tuple[int, int]]],
     sizes: Mapping[str, int],
 ) -> Float[Tensor, "phrase 1 size row col"]:
+    """``chosen``: places of the heads along the maps' axes, for each half."""
     best = maps.new_full((len(maps), 1, len(sizes), *maps.shape[-2:]), torch.nan)
     for own, heads in enumerate(chosen):
         rows = (halves == own).nonzero()[:, 0].to(maps.device)

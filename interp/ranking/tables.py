@@ -49,7 +49,7 @@ def ranking_of(
     reduced = {name: _reduced(score, [b for _, b in done_with], best) for name, score in scores.items()}
     names = [*REDUCTIONS, *TOP]
     heads = summary.summarise(scores, plan.seed, by)
-    localization = _localization(*(everything[name].values for name in MASK_FREE))
+    localization = _localization(*(everything[name].values for name in MASK_FREE), layers=done_with[0][1].layers)
     higher = {name: plan.metrics[name].higher_is_better for name in asked}
     phrases = [p for _, b in done_with for p in b.phrases]
     manifest |= {"phrases": len(phrases), "images": len({p["image_id"] for p in phrases}), "skipped": len(skipped)}
@@ -71,11 +71,13 @@ def ranking_of(
     )
 
 
-def _localization(mass: np.ndarray, entropy: np.ndarray) -> pd.DataFrame:
+def _localization(mass: np.ndarray, entropy: np.ndarray, layers: tuple[int, ...]) -> pd.DataFrame:
     """The mask-free ranking, and beside it how often the published code's threshold would choose each head."""
-    published = mask_free(mass, entropy, first_layer=2, published=True)
+    published = mask_free(mass, entropy, first_layer=2, published=True, layers=layers)
     beside = published.assign(frequency_as_published=published["frequency"])
-    return mask_free(mass, entropy).merge(beside[["layer", "head", "frequency_as_published"]], on=["layer", "head"])
+    return mask_free(mass, entropy, layers=layers).merge(
+        beside[["layer", "head", "frequency_as_published"]], on=["layer", "head"]
+    )
 
 
 def join(done: Sequence[Batch], name: str, metric: Metric) -> HeadScores:
@@ -88,6 +90,7 @@ def join(done: Sequence[Batch], name: str, metric: Metric) -> HeadScores:
         phrases=tuple(p["text"] for p in phrases),
         partners=np.array([p["partners"] for p in phrases], dtype=np.int64),
         image_ids=tuple(p["image_id"] for p in phrases),
+        layers=done[0].layers,
         **_joined([b.scores[name] for b in done]),
     )
 
@@ -147,4 +150,4 @@ def _reduced(score: HeadScores, done: Sequence[Batch], best: Sequence[Mapping[st
     for part in ("values", "null", "specificity"):
         named = np.concatenate([getattr(b.reduced[name], part) for b in done])
         joined[part] = np.concatenate([named, np.concatenate([getattr(b[name], part) for b in best])], 2)
-    return replace(score, **joined)
+    return replace(score, **joined, layers=())

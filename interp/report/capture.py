@@ -14,7 +14,7 @@ from interp.report import html
 from interp.report.figures import save
 from interp.report.files import write_bytes
 from interp.report.run import Run
-from interp.types import Capture
+from interp.types import Capture, layer_numbers
 
 DRAWN = 24
 """Phrases that are drawn; the arrays hold all. An answer that repeats itself has thousands."""
@@ -34,9 +34,11 @@ def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None
         answer=np.array(capture.answer),
         phrases=np.array(json.dumps([vars(phrase) for phrase in capture.phrases])),
         weighting=np.array(capture.weighting),
+        **_about_layers_and_views(capture),  # type: ignore[arg-type]
     )
     write_bytes(run.folder / "capture.npz", buffer.getvalue())
-    maps = phrase_maps(capture, normalise).maps
+    found = phrase_maps(capture, normalise)
+    maps = found.maps
     reductions = {"mean of all heads": reduce_heads(maps, "all").float().cpu().numpy()}
     if maps.shape[2] >= 2:
         reductions["released code's heads"] = reduce_heads(maps, "released").float().cpu().numpy()
@@ -47,7 +49,7 @@ def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None
     ]
     save(run, "gallery", gallery(rows))
     for i, phrase in enumerate(drawn):
-        save(run, f"phrase_{i}", atlas(maps[i].float().cpu().numpy(), phrase.text))
+        save(run, f"phrase_{i}", atlas(maps[i].float().cpu().numpy(), phrase.text, found.layers))
     run.manifest["capture"] = {
         "answer": capture.answer,
         "prompt": capture.prompt,
@@ -57,6 +59,17 @@ def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None
         "grid": [*capture.grid.shape],
         "normalise": normalise,
     }
+
+
+def _about_layers_and_views(capture: Capture) -> dict[str, np.ndarray]:
+    """Layers' numbers; names, tokens and boxes of the image's other views; what no map shows."""
+    arrays = {"layers": np.array(layer_numbers(capture.layers, capture.attention.shape[1]))}
+    arrays |= {"view": np.array(capture.grid.name), "placeless": capture.grid.placeless}
+    if capture.elsewhere is not None:
+        arrays["elsewhere"] = capture.elsewhere.float().cpu().numpy()
+    for view in capture.grid.others:
+        arrays |= {f"token_index of {view.name}": view.token_index, f"box of {view.name}": np.array(view.box)}
+    return arrays
 
 
 def page(run: Run) -> Path:

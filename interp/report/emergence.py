@@ -53,7 +53,7 @@ def draw_examples(run: Run, examples: Sequence[Any], leaders: Sequence[Head]) ->
         for example in examples:
             maps = torch.from_numpy(example.maps[step])[None]
             shown = {"mean of all heads": reduce_heads(maps, "all")[0]}
-            shown |= {str(head): maps[0, head.layer, head.head] for head in leaders}
+            shown |= {str(head): reduce_heads(maps, [head], layers=example.layers)[0] for head in leaders}
             arrays = {title: m.float().numpy() for title, m in shown.items()}
             rows.append(Row(example.sample.image, example.phrase, example.grid, arrays, example.mask))
         figures.save(run, f"step_{step}", gallery(rows))

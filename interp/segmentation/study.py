@@ -152,7 +152,7 @@ def segment_maps(
     pixels = read_image(image)
     size = pixels.shape[:2]
     kept, skipped = _visible(maps, method.drop_words)
-    reduced = reduce_heads(maps.maps[kept].float(), method.heads, method.weights)
+    reduced = reduce_heads(maps.maps[kept].float(), method.heads, method.weights, maps.layers)
     if method.remove_corners:
         reduced = lowered_corners(reduced)
     over = to_pixels(reduced, maps.grid, size)

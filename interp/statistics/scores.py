@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from interp.types import By, Head
+from interp.types import By, Head, layer_numbers
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class HeadScores:
     such value. ``specificity`` says that a head looks at *this word's* thing (`interp.ranking.specificity`): higher is
     better whatever the metric, about 0 for a head that does not know the word, NaN for a phrase without ``partners``
     (their number), other things of its image that are named by as many tokens. ``image_ids`` names each phrase's
-    image, the cluster of every interval (default: ``sample_ids``). Undefined scores are NaN.
+    image, the cluster of every interval (default: ``sample_ids``). ``layers`` are the layers' numbers along that axis
+    (default: 0, 1, ...; a model may have layers without heads). Undefined scores are NaN.
 
     >>> values = np.array([[[0.2, 0.9]], [[0.4, np.nan]]])  # 2 phrases, a layer, 2 heads
     >>> scores = HeadScores("nss", True, ("1.jpg", "2.jpg"), ("a dog", "a cat"), values)
@@ -43,6 +44,12 @@ class HeadScores:
     specificity: Float[np.ndarray, "phrase layer head"] | None = None
     partners: Int[np.ndarray, " phrase"] | None = None
     image_ids: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+
+    @property
+    def numbers(self) -> Int[np.ndarray, " layer"]:
+        """The number of each layer along the axis."""
+        return np.array(layer_numbers(self.layers, self.values.shape[1]), dtype=np.int64)
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -73,7 +80,8 @@ class HeadScores:
         falling = self.higher_is_better or by == "specificity"
         order = np.argsort(-mean if falling else mean, axis=None, kind="stable")
         flat = [i for i in order if np.isfinite(mean.flat[i])][:k]
-        return [Head(*(int(x) for x in np.unravel_index(i, mean.shape))) for i in flat]
+        layer, head = np.unravel_index(np.array(flat, dtype=np.int64), mean.shape)
+        return [Head(int(a), int(b)) for a, b in zip(self.numbers[layer], head, strict=True)]
 
     def to_frame(self) -> pd.DataFrame:
         """Tidy: one row per phrase, layer and head."""
@@ -82,7 +90,7 @@ class HeadScores:
             {
                 "sample_id": np.repeat(np.array(self.sample_ids, dtype=object), layers * heads),
                 "phrase": np.repeat(np.array(self.phrases, dtype=object), layers * heads),
-                "layer": np.tile(np.repeat(np.arange(layers), heads), n),
+                "layer": np.tile(np.repeat(self.numbers, heads), n),
                 "head": np.tile(np.arange(heads), n * layers),
                 "metric": self.metric,
                 "value": self.values.ravel(),

@@ -36,7 +36,7 @@ def summarise(scores: Mapping[str, HeadScores], seed: int, by: By | None = None)
         frame = pd.DataFrame(statistics(score, seed))
         layer, head = np.divmod(np.arange(layers * heads), max(heads, 1))
         frame.insert(0, "head", head)
-        frame.insert(0, "layer", layer)
+        frame.insert(0, "layer", score.numbers[layer])
         frame.insert(0, "metric", name)
         frame["higher_is_better"] = score.higher_is_better
         chosen = score.chosen_by(by)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import sys
 
+import numpy as np
 import pytest
+import tiny_models
 import torch
 import transformers as tf
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, StaticCache
 
 import interp
+from interp.attention import passes
 from interp.attention import watching as watch
 from interp.attention.recorder import NotRecorded
 from interp.attention.watching import NoAttentionInterface
@@ -658,7 +662,7 @@ def test_a_copy_made_while_recording_takes_neither_hooks_nor_a_cache_along(tiny_
     assert recorder.attention.shape[2] == 4 or recorder.attention.numel()
     assert [len(m._forward_pre_hooks) for m in twin.modules()] == hooks
     assert [len(m._forward_pre_hooks) for m in model.modules()] == hooks
-    assert not watch._starts and not watch._watched and not watch._hooks
+    assert not passes._passes and not watch._watched and not watch._hooks
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
@@ -682,3 +686,56 @@ def test_gradients_that_would_be_computed_without_the_intervention_are_warned_of
     with pytest.warns(UserWarning, match="gradient checkpointing on"):
         inside = gradient(True)
     torch.testing.assert_close(inside, truth)
+
+
+def test_a_vision_tower_that_calls_its_kernel_window_by_window_is_recorded():
+    model, processor = tiny_models.build("qwen2_5_vl")
+    lmm = interp.wrap(model, processor)
+    image = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
+    inputs = lmm.inputs([image], [lmm.template("What?")])
+    tower, weights = model.model.visual, []
+    patches = int(inputs["image_grid_thw"].prod())
+    with interp.record(tower, range(patches)) as seen, torch.no_grad():
+        tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+    assert seen.attention.shape == (1, 2, 2, patches, patches)
+    torch.testing.assert_close(seen.attention.sum(-1), torch.ones(1, 2, 2, patches), atol=1e-5, rtol=0)
+    # By hand, from what eager attention gives for each window.
+    model.set_attn_implementation("eager")
+    kernel = sys.modules[type(tower).__module__].eager_attention_forward
+
+    def eager(module, *args, **options):
+        made = kernel(module, *args, **options)
+        weights.append((module, made[1]))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(sys.modules[type(tower).__module__], "eager_attention_forward", eager)
+        tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+    for layer, block in enumerate(tower.blocks):
+        own = [w[0] for module, w in weights if module is block.attn]
+        want = torch.stack([torch.block_diag(*(w[head] for w in own)) for head in range(2)])
+        torch.testing.assert_close(seen.attention[0, layer], want, atol=1e-5, rtol=0)
+    assert len([m for m, _ in weights if m is tower.blocks[0].attn]) > 1
+
+
+def test_rows_of_packed_texts_see_their_own_text_alone():
+    from interp.attention.rows import kernel_rows
+
+    q, k = torch.randn(1, 2, 5, 4), torch.randn(1, 2, 5, 4)
+    options = {"cu_seq_lens_q": torch.tensor([0, 2, 5])}
+    rows = kernel_rows(torch.arange(5)[None], q, k, None, (0, 0), False, options)
+    assert not rows[..., :2, 2:].any() and not rows[..., 2:, :2].any()
+    alone = kernel_rows(torch.arange(3)[None], q[:, :, 2:], k[:, :, 2:], None, (0, 0), False, {})
+    torch.testing.assert_close(rows[..., 2:, 2:], alone)
+
+
+def test_cross_attention_is_refused_and_not_cut_to_the_querys_length():
+    from transformers.models.mllama.configuration_mllama import MllamaTextConfig
+    from transformers.models.mllama.modeling_mllama import MllamaTextCrossAttention
+
+    text = MllamaTextConfig(hidden_size=16, num_attention_heads=2, num_key_value_heads=2, num_hidden_layers=2)
+    text._attn_implementation = "sdpa"
+    module = MllamaTextCrossAttention(text, layer_idx=1)
+    states, image = torch.randn(1, 3, 16), torch.randn(1, 7, 16)
+    with interp.record(module, [0]), pytest.raises(TypeError, match="cross-attention"):
+        module(hidden_states=states, cross_attention_states=image, attention_mask=None)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import interp
-from interp.models import llava_next
+from interp.models import _hf, llava_next
 
 TILE, PATCH = 32, 8
 RESOLUTIONS = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
@@ -62,7 +62,7 @@ def processor(tiny_tokenizer):
 
 
 def pixels_of(processor, image):
-    return llava_next.prepare(processor, [image], ["<image> a"])["pixel_values"][0].numpy()
+    return _hf.prepare(processor, [image], ["<image> a"])["pixel_values"][0].numpy()
 
 
 def packed_position(model, tile, row, col, shape, tiles):
@@ -78,8 +78,8 @@ def packed_position(model, tile, row, col, shape, tiles):
 
 @pytest.mark.parametrize("shape", SIZES)
 def test_a_marker_at_a_cells_centre_is_in_that_cells_token(model, processor, shape):
-    ids = llava_next.prepare(processor, [np.zeros((*shape, 3), np.uint8)], ["a <image> b"])["input_ids"][0]
-    grid = llava_next.grid(model, processor, shape, ids)
+    ids = _hf.prepare(processor, [np.zeros((*shape, 3), np.uint8)], ["a <image> b"])["input_ids"][0]
+    grid = llava_next.grid(model, processor, shape, {"input_ids": ids})
     first = int((ids == 4).nonzero()[0])
     x0, y0, x1, y1 = grid.box
     plain = np.full((*shape, 3), 60, dtype=np.uint8)
@@ -151,16 +151,16 @@ def test_a_transformer_lens_bridge_sees_the_same(model, processor):
 
 
 def test_text_and_image_that_do_not_belong_together_are_refused(model, processor):
-    ids = llava_next.prepare(processor, [np.zeros((40, 100, 3), np.uint8)], ["<image> a"])["input_ids"][0]
+    ids = _hf.prepare(processor, [np.zeros((40, 100, 3), np.uint8)], ["<image> a"])["input_ids"][0]
     with pytest.raises(ValueError, match="do not belong together"):
-        llava_next.grid(model, processor, (100, 100), ids)
+        llava_next.grid(model, processor, (100, 100), {"input_ids": ids})
 
 
 def test_without_a_chat_template_a_whole_text_is_asked_for(processor, monkeypatch):
     monkeypatch.setattr(processor, "chat_template", None)
     with pytest.raises(ValueError, match="no chat template"):
-        llava_next.template(processor, "What?")
-    assert llava_next.template(processor, "[INST] <image> a [/INST]") == "[INST] <image> a [/INST]"
+        _hf.template(processor, "What?")
+    assert _hf.template(processor, "[INST] <image> a [/INST]") == "[INST] <image> a [/INST]"
 
 
 def test_it_loads_from_a_folder(model, processor, tmp_path):

@@ -12,7 +12,7 @@ Following a word of a DiffLMM from the language model's head to the patch, and o
     row, col = divmod(int(looked.argmax()), looked.shape[1])     # the patch that this head looks at
 
     under = interp.patch_cells([(row, col)], maps.grid.shape)
-    inputs = lmm.inputs([image], [lmm.family.template(lmm.processor, prompt)])
+    inputs = lmm.inputs([image], [lmm.template(prompt)])
     with torch.no_grad(), interp.record(lmm.model, under, kind="cross", blocks=["up_blocks.1"]) as inside:
         lmm.model.get_image_features(inputs["pixel_values"], inputs["seeds"])
     for name, rows in inside.by_patch.items():                   # [sample head patch key]

@@ -51,9 +51,9 @@ def template(processor: Any, prompt: str) -> str:
     return _hf.template(processor, prompt)
 
 
-def prepare(processor: Any, images: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, Tensor]:
+def prepare(processor: Any, images: Sequence[np.ndarray], texts: Sequence[str], **options: Any) -> dict[str, Tensor]:
     """Inputs of ``model.forward`` and ``model.generate``, with each image's seed; left-padded where lengths differ."""
-    return _hf.prepare(processor, images, texts)
+    return _hf.prepare(processor, images, texts, **options)
 
 
 def grid(model: Any, processor: Any, image_size: tuple[int, int], input_ids: Tensor) -> PatchGrid:
