@@ -81,7 +81,6 @@ def test_the_folder_holds_overlay_tables_masks_and_report(model, image, tmp_path
         (["--heads", "top3"], "--ranking"),
         (["--preset", "paper", "--heads", "released"], "settles heads"),
         (["--image-id", "../42"], "file name"),
-        (["--choice", "second"], "neither last nor best"),
     ],
 )
 def test_bad_input_is_one_clear_message_before_a_model_is_loaded(image, tmp_path, capsys, more, message):
