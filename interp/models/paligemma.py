@@ -1,4 +1,4 @@
-"""PaliGemma and PaliGemma 2: the image squeezed to a square, before a prompt that sees itself whole. arXiv 2412.03555."""
+"""PaliGemma (2): the image squeezed to a square, then a prompt whose tokens all see each other. arXiv 2412.03555."""
 
 from __future__ import annotations
 
