@@ -74,8 +74,8 @@ def to_lens(lmm: LMM) -> TransformerBridge:
             bridge = build_bridge_from_module(model, architecture, hf_config=model.config, model_name=lmm.name)
         except ImportError as error:  # said by the adapter, before anything is installed
             raise LensMissing(
-                f"TransformerLens's adapter for {architecture} needs what is not here ({error}): install it by hand, in "
-                "the version for this torch. `interp.record` and `interp.capture` need none"
+                f"TransformerLens's adapter for {architecture} needs what is not here ({error}): install it by hand, "
+                "in the version for this torch. `interp.record` and `interp.capture` need none"
             ) from error
     bridge.processor = copy.deepcopy(lmm.processor)
     bridge.tokenizer = bridge.processor.tokenizer  # given before, it would be loaded anew from where it came from
