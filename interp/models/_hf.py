@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -202,14 +203,16 @@ def prepare(processor: Any, images: Sequence[np.ndarray], texts: Sequence[str], 
     if len(texts) > 1 and processor.tokenizer.pad_token is None:
         raise ValueError("the tokenizer has no padding token: set processor.tokenizer.pad_token, or use a batch of 1")
     # As PIL images: of an array of 3 x W x 3 the processor cannot tell which axis holds the colours.
-    inputs = processor(
-        images=[Image.fromarray(np.ascontiguousarray(image)) for image in images],
-        text=list(texts),
-        padding=len(texts) > 1,
-        padding_side="left",
-        return_tensors="pt",
-        **options,
-    )
+    with warnings.catch_warnings():  # some count tokens in tensors in a way that numpy warns of (GLM-4V)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        inputs = processor(
+            images=[Image.fromarray(np.ascontiguousarray(image)) for image in images],
+            text=list(texts),
+            padding=len(texts) > 1,
+            padding_side="left",
+            return_tensors="pt",
+            **options,
+        )
     return {name: x for name, x in dict(inputs).items() if name != "labels"}  # of training
 
 
