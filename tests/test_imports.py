@@ -12,7 +12,6 @@ SLOW = {
     "inflect",
     "matplotlib",
     "peft",
-    "pydantic",
     "scipy.stats",
     "seaborn",
     "sklearn",

@@ -88,7 +88,7 @@ def capture(
     how = _how(tokens, query, streaming, max_new_tokens, given > 0, weighting, end)
     names = [sample_id] if image is not images else [f"{sample_id}{i}" for i in range(len(images))]
     each = zip(names, images, *asked, strict=True)
-    jobs = [job_of(lmm, name, one, *words, phrases) for name, one, *words in each]
+    jobs = [job_of(lmm, name, one, asks, said, phrases) for name, one, asks, said in each]
     found = [_sound(lmm, *each) for each in zip(capture_batch(lmm, jobs, how), images, strict=True)]
     return found if image is images else found[0]
 

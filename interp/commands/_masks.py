@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from interp.commands import _options
+from interp.commands import _options, _values
 
 if TYPE_CHECKING:
     from interp.answer.maps import Heads
@@ -27,7 +27,10 @@ def options(sub: argparse.ArgumentParser) -> None:
         "--prompting", choices=("argmax", "peaks", "box", "mask"), help="how a map prompts (default: argmax)"
     )
     sub.add_argument(
-        "--choice", metavar="C", help="of several masks: last, best, or a number (default: the segmenter's)"
+        "--choice",
+        metavar="C",
+        type=_values.choice,
+        help="of several masks: last, best, or a number (default: the segmenter's)",
     )
     sub.add_argument("--remove-corners", action="store_true", help="corner patches get the lowest value")
     sub.add_argument("--end", action="store_true", help="the row that predicts the answer's end is in its mean")
@@ -37,7 +40,7 @@ def options(sub: argparse.ArgumentParser) -> None:
         help='leave out "a photo", "the left", ... (segment does, unless a preset settles it)',
     )  # fmt: skip
     invisible.add_argument("--keep-invisible", dest="drop_invisible", action="store_false", help="segment these too")
-    sub.add_argument("--min-confidence", type=float, metavar="X", help="leave out masks of a lower score")
+    sub.add_argument("--min-confidence", type=_values.share, metavar="X", help="leave out masks of a lower score")
     sub.add_argument("--merge", choices=("drop", "share"), help="phrases with the same mask: keep one, or share it")
 
 
@@ -47,12 +50,16 @@ def method_options(options: argparse.Namespace, drop: bool = False) -> dict[str,
     from interp.segmentation.method import INVISIBLE
 
     given = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) not in (None, False)}
-    if "choice" in given and given["choice"].isdigit():
-        given["choice"] = int(given["choice"])
     if options.heads is not None:
         given["heads"] = heads_of(options)
     elif options.ranking is not None:
         raise ValueError("--ranking says where heads are ranked; say how many to take, e.g. --heads top3")
+    if options.ranking is not None and not str(options.heads).startswith("top"):
+        raise ValueError(f"--heads {options.heads} needs no --ranking; leave it out, or say how many to take: top3")
+    if getattr(options, "by", None) and options.ranking is None and " of " not in str(options.heads):
+        raise ValueError(
+            "--by says by what the best heads of a ranking are chosen; give --ranking and --heads topK too"
+        )
     if options.drop_invisible or (options.drop_invisible is None and drop and options.preset is None):
         given["drop_words"] = INVISIBLE
     return given

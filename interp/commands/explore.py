@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from interp.commands import _masks, _options
+from interp.commands import _masks, _options, _values
 from interp.commands import _session as session
 
 HELP = "a page to touch: word, heads, map, mask, checkpoint"
@@ -24,7 +24,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--segmenter", metavar="S", help="show the mask that it gives at a map's peak (see: interp list)")
     sub.add_argument("--checkpoint", metavar="P", help="the segmenter's weights: folder or hub id")
     sub.add_argument(
-        "--megabytes", type=_options.positive, default=15, metavar="N", help="the page's maps at most (default: 15)"
+        "--megabytes", type=_values.positive, default=15, metavar="N", help="the page's maps at most (default: 15)"
     )
     _options.shared(sub)
 

@@ -34,6 +34,11 @@ def beside(
     return whole(figure)
 
 
+def _label(phrase: str) -> str:
+    """Short, and never empty: a legend leaves empty ones out, and warns where none is left."""
+    return textwrap.shorten(phrase, 60, placeholder=" ...").lstrip("_") or "(no words)"
+
+
 def _panel(axes: Axes, image: np.ndarray, masks: Masks, title: str) -> None:
     tinted = image.astype(float) / 255
     for i in sorted(range(len(masks)), key=lambda i: -int(masks[i][1].sum())):  # smaller ones lie in front
@@ -44,7 +49,7 @@ def _panel(axes: Axes, image: np.ndarray, masks: Masks, title: str) -> None:
         if mask.any() and not mask.all():
             axes.contour(mask, levels=[0.5], colors=[colour(i)], linewidths=1.2)
         if i < 8:
-            axes.plot([], [], "s", color=colour(i), label=textwrap.shorten(phrase, 60, placeholder=" ..."))
+            axes.plot([], [], "s", color=colour(i), label=_label(phrase))
     axes.set(xticks=[], yticks=[], title=title)
     axes.spines[:].set_visible(False)
     if masks:

@@ -18,6 +18,7 @@ from interp.ranking.controls import other_images, sinks_of, without
 from interp.ranking.scored import Prepared, score_prepared
 from interp.statistics.nulls import stack
 from interp.types import Capture, PatchGrid, Sample, Skip, Target
+from interp.work.store import marked
 
 AGAIN = "again"
 """The kind of a phrase that names what has been named before, where the data set says of what kind targets are."""
@@ -49,9 +50,8 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
         rows += len(own.about)
         prepared.append(own)
         layers = own.layers
-    return score_prepared(
-        plan, prepared, maps, skipped=skipped, losses=losses, unmatched=unmatched, layers=list(layers)
-    )
+    known = {"skipped": skipped, "losses": losses, "unmatched": unmatched, "layers": list(layers)}
+    return marked(score_prepared(plan, prepared, maps, **known), bool(prepared))
 
 
 def _captured(plan: Plan, samples: Sequence[Sample | Skip]) -> list[Capture | Skip]:

@@ -18,6 +18,9 @@ from interp.types import Capture
 
 FILE, IMAGE = "capture.safetensors", "image"
 
+DRAWN = 24
+"""Phrases that are drawn; the file holds all. An answer that repeats itself has thousands."""
+
 
 def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None:
     """``capture.safetensors`` (`Capture.load` reads it), the explorer, and the figures of `draw`."""
@@ -38,7 +41,7 @@ def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None
 
 
 def draw(run: Run) -> None:
-    """The gallery of all phrases and an atlas of every head per phrase.
+    """Of the first `DRAWN` phrases the gallery, and an atlas of every head each.
 
     Raises:
         ValueError: the image is not there; capture it again.
@@ -52,12 +55,13 @@ def draw(run: Run) -> None:
     reductions = {"mean of all heads": reduce_heads(maps, "all").float().cpu().numpy()}
     if maps.shape[2] >= 2:
         reductions["released code's heads"] = reduce_heads(maps, "released").float().cpu().numpy()
+    drawn = capture.phrases[:DRAWN]
     rows = [
         Row(image, phrase.text, capture.grid, {title: m[i] for title, m in reductions.items()})
-        for i, phrase in enumerate(capture.phrases)
+        for i, phrase in enumerate(drawn)
     ]
     save(run, "gallery", gallery(rows))
-    for i, name in enumerate(labels(phrase.text for phrase in capture.phrases)):
+    for i, name in enumerate(labels(phrase.text for phrase in drawn)):
         save(run, f"phrase_{i}", atlas(maps[i].float().cpu().numpy(), name, found.layers))
 
 
@@ -65,7 +69,7 @@ def page(run: Run) -> Path:
     """The path of the written report of one capture."""
     phrases = [
         {"text": text, "picture": html.picture(run, f"phrase_{i}")}
-        for i, text in enumerate(run.manifest["capture"]["phrases"])
+        for i, text in enumerate(run.manifest["capture"]["phrases"][:DRAWN])
     ]
     shown = {"gallery": html.picture(run, "gallery"), "phrases": phrases, "explorer": explorer.shown(run)}
     return html.write(run, html.template("capture").render(manifest=run.manifest, **shown))

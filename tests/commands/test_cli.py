@@ -29,6 +29,7 @@ from interp.models import _identity as identity
 from interp.report import html
 from interp.report import ranking as report
 from interp.report.run import Run
+from interp.types import Head
 
 METRICS = ["pointing_game", "mass_in_mask", "image_mass"]
 TABLES = ("heads", "reductions", "phrases", "rows", "subsets", "localization", "agreement")
@@ -102,7 +103,7 @@ def test_the_report_says_the_numbers_of_the_tables(finished):
     page = (finished / "report.html").read_text()
     heads = pd.read_parquet(finished / "heads.parquet")
     best = heads[heads["metric"] == "pointing_game"].sort_values("specificity", ascending=False, kind="stable").iloc[0]
-    name = f"L{best['layer']} H{best['head']}"
+    name = str(Head(int(best["layer"]), int(best["head"])))
     text = report.headline(Run.read(finished))
     said = f"{best['specificity']:.3f} ({best['specificity_low']:.3f} to {best['specificity_high']:.3f})"
     assert f"The most specific is {name}: specificity {said}" in text

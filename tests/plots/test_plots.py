@@ -246,3 +246,13 @@ def test_names_of_heads_that_lie_close_do_not_lie_over_each_other():
     boxes = [text.get_window_extent(canvas.get_renderer()) for text in figure.axes[0].texts]
     assert len(boxes) == 6
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize("phrase", ["", "  ", "_private"])
+def test_a_phrase_without_words_has_a_place_in_the_legend(phrase):
+    from interp.plots.evaluated import beside
+
+    image, mask = np.zeros((8, 9, 3), dtype=np.uint8), np.eye(8, 9, dtype=bool)
+    figure = beside(image, [(phrase, mask)], [], "said")
+    (text,) = figure.axes[0].get_legend().get_texts()
+    assert text.get_text().strip() and not text.get_text().startswith("_")
