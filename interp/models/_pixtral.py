@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.models import pixtral
 from transformers.models.pixtral import image_processing_pil_pixtral
-from transformers.utils import is_torchvision_available
+from transformers.utils.import_utils import is_torchvision_available
 
 _TORCHVISION = "transformers.models.pixtral.image_processing_pixtral"
 
