@@ -21,7 +21,7 @@ def grid(model: Any, processor: Any, image_size: tuple[int, int], inputs: Mappin
     Raises:
         ValueError: the text holds another number of image tokens than the image has cells.
     """
-    cell = model.config.vision_config.patch_size * model.config.spatial_merge_size
+    cell = model.config.vision_config.patch_size * getattr(model.config, "spatial_merge_size", 1)
     rows, cols = (inputs["image_sizes"] // cell).tolist()
     positions = _hf.image_positions(inputs["input_ids"], model.config.image_token_id)
     _hf.check_count(positions, rows * cols, f"{rows} x {cols} cells", image_size)
