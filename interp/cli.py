@@ -10,12 +10,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import interp
 from interp import plugins
-from interp.commands import _session
+from interp.commands import _session, _values
 
 GOES_ON = "\ninterrupted. The same command goes on from what is finished."
 USAGE_ERROR, INTERRUPTED, UNEXPECTED = 2, 130, 1
@@ -30,11 +30,13 @@ HINTS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 2 bad input (one clear message, no traceback), 130 interrupted, 1 an error of ours."""
     before = _quietly_interrupted()
+    options = argparse.Namespace(debug=False)
     try:
         options = parser().parse_args(arguments)
-        _check(options)
+        _values.check(options)
         plugins.get(plugins.COMMANDS, options.command).run(options)
     except KeyboardInterrupt:
+        _session.withdraw()
         print(GOES_ON, file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _session.withdraw()
         if options.debug:
             raise
-        return _explain(error)
+        return _explain(error, vars(options))
     finally:
         if before is not None:
             signal.signal(signal.SIGINT, before)
@@ -66,18 +68,6 @@ def _quietly_interrupted() -> Any:
     return signal.signal(signal.SIGINT, handler)
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Nothing, if every text is one and the device is there; else a ValueError."""
-    for name, given in vars(options).items():
-        for text in given if isinstance(given, list) else [given]:
-            if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
-                raise ValueError(f"{name} is {text!r}, which is not UTF-8; give it again in UTF-8, or rename the file")
-    if getattr(options, "device", None):
-        from interp.models._load import device_of
-
-        device_of(options.device)
-
-
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     top = argparse.ArgumentParser(
@@ -92,9 +82,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, options: Mapping[str, Any]) -> int:
     """Prints one message; an error that says what came and what was expected is the user's to mend."""
-    message = str(error)
+    message = _values.in_options(_values.explained(error), options)
     kinds = {kind.__name__ for kind in type(error).__mro__}
     hint = next((hint for kind, hint in HINTS.items() if kind in kinds), "")
     expected = kinds & {"ValueError", "LookupError", "OSError", "ImportError", "NotForThisModel"}

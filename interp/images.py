@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ def read_image(source: Any, frame: int | None = None, *, upright: bool = True) -
     interp.images.ImageError: array (1, 1) of float64 has values 7..7: floats must be 0..1; divide them by 255, ...
     """
     if isinstance(source, str | os.PathLike):
+        if re.match(r"[a-z]+://", str(source)):
+            raise ImageError(f"{source} is an address; download it, and give the file's path")
         path = Path(source).expanduser()
         with _explained(path):
             _check_regular(path)
@@ -84,7 +87,7 @@ def _explained(name: object) -> Iterator[None]:
     except ImageError:
         raise
     except FileNotFoundError as error:
-        raise ImageError(f"no file {name}; check the path (a URL must be downloaded first)") from error
+        raise ImageError(f"no file {name}; check the path") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} is not in a format that PIL reads; convert it to PNG or JPEG") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -190,7 +190,7 @@ def test_a_file_that_is_no_image_is_an_error_that_names_it(tmp_path: Path, conte
 def test_a_missing_file_or_a_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"no file .*nothing\.png"):
         read_image(tmp_path / "nothing.png")
-    with pytest.raises(ImageError, match="URL must be downloaded"):
+    with pytest.raises(ImageError, match="is an address; download it"):
         read_image("https://example.org/dog.png")
     with pytest.raises(ImageError, match=tmp_path.name):
         read_image(tmp_path)

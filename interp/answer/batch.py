@@ -103,6 +103,7 @@ def capture_batch(lmm: LMM, jobs: Sequence[Job], how: How) -> list[Capture | Exc
 
 def _try_batch(lmm: LMM, jobs: Sequence[Job], how: How) -> list[Capture | Exception]:
     inputs = lmm.inputs([job.image for job in jobs], [job.text for job in jobs])
+    _check_length(lmm, jobs, inputs["attention_mask"])
     grids, keys = grids_of(lmm, jobs, inputs)
     longest = max(how.max_new_tokens if job.ids is None else len(job.ids) for job in jobs)
     most = longest if how.tokens == "all" or how.streaming else longest // 3 + 1  # about one word in three is a root
@@ -128,6 +129,22 @@ def _try_batch(lmm: LMM, jobs: Sequence[Job], how: How) -> list[Capture | Except
         p if isinstance(p, Exception) else _finish(lmm, p, grid, r, how)
         for p, grid, r in zip(parsed, grids, rows, strict=True)
     ]
+
+
+def _check_length(lmm: LMM, jobs: Sequence[Job], mask: Int[Tensor, "batch token"]) -> None:
+    """Nothing, if the model has positions for every prompt with its answer.
+
+    Raises:
+        CaptureError: of a sample that is longer; a batch of several is then tried again in halves.
+    """
+    most = getattr(lmm.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    for job, prompt in zip(jobs, mask.sum(1).tolist(), strict=True):
+        length = prompt + len(job.ids or [0])
+        if isinstance(most, int) and length > most:
+            raise CaptureError(
+                f"the prompt with its image has {prompt} tokens and the answer {len(job.ids or [])}; {lmm.name} has "
+                f"positions for {most} (max_position_embeddings): give a shorter prompt or answer"
+            )
 
 
 def grids_of(

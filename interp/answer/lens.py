@@ -39,9 +39,9 @@ PATTERN = "blocks.{}.attn.hook_pattern"
 
 
 class LensMissing(ImportError):
-    """TransformerLens was asked for and is not installed, or its adapter for the model needs a library that is not.
+    """TransformerLens was asked for and is not installed, or a library that its adapter for the model needs.
 
-    What to do: install the extra ``lens``; or the library that the message names.
+    What to do: install the extra ``lens``, or the library that the message names.
     """
 
 
@@ -74,9 +74,8 @@ def to_lens(lmm: LMM) -> TransformerBridge:
             bridge = build_bridge_from_module(model, architecture, hf_config=model.config, model_name=lmm.name)
         except ImportError as error:  # said by the adapter, before anything is installed
             raise LensMissing(
-                f"TransformerLens's adapter for {architecture} needs a library that is not here ({error}). Install the "
-                "torchvision that belongs to this torch by hand, or do without: `interp.record` and `interp.capture` "
-                "need none"
+                f"TransformerLens's adapter for {architecture} needs what is not here ({error}): install it by hand, "
+                "in the version for this torch. `interp.record` and `interp.capture` need none"
             ) from error
     bridge.processor = copy.deepcopy(lmm.processor)
     bridge.tokenizer = bridge.processor.tokenizer  # given before, it would be loaded anew from where it came from
@@ -225,8 +224,6 @@ def lens_prompt(
     spoken, offsets = answer_text(lmm.tokenizer, said.ids, answer)
     if not spoken.strip():
         raise CaptureError("the model's answer is empty; ask in another way, or give an answer")
-    grid = lmm.grid(pixels.shape[:2], inputs)
-    start = inputs["input_ids"].shape[1]
     call = replay(lmm.model, inputs, [said.ids], "self").call
     whole = call.pop("input_ids")
     return LensPrompt(
@@ -236,9 +233,9 @@ def lens_prompt(
         prompt=prompt,
         answer=spoken,
         tokens=tuple(lmm.tokenizer.convert_ids_to_tokens(said.ids)),
-        start=start,
+        start=inputs["input_ids"].shape[1],
         layers=layers_with_heads(lmm),
-        grid=grid,
+        grid=lmm.grid(pixels.shape[:2], inputs),
         query=query,
         phrases=find_phrases(spoken, offsets, phrases, truncated=said.truncated),
     )

@@ -11,6 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
+from interp.answer.decoding import beginnings, decoded
 from interp.answer.language import Line, lines_of
 from interp.answer.parser import parsed, root_of
 from interp.answer.spelling import found_at, moved, says_something
@@ -62,14 +66,14 @@ def find_phrases(
         asked = [phrases] if isinstance(phrases, str) else phrases
         spans = dict.fromkeys(span for phrase in asked for span in _occurrences(answer, phrase, parser))
         found = [_named(answer, lines, *span, parser) for span in spans]
-    result = []
+    result, spans_of = [], np.array(offsets, dtype=np.int64).reshape(-1, 2)
     for one in found:
         if truncated and _is_cut(one.end, answer):
             warnings.warn(
                 f"left out {one.text!r}: its root {one.root!r} is cut off by the end of the answer", stacklevel=2
             )
         else:
-            result.append(_with_tokens(one, offsets))
+            result.append(_with_tokens(one, spans_of))
     return tuple(result)
 
 
@@ -81,9 +85,9 @@ def answer_text(
     A ``given`` answer comes back as it was given, whatever its tokens decode to (blanks, NFC, special tokens): its
     characters are what a user counts. One that was generated comes without leading blanks.
     """
-    decoded, offsets = token_offsets(tokenizer, token_ids)
-    text = decoded.lstrip() if given is None else given
-    return text, moved(offsets, decoded, text)
+    said, offsets = token_offsets(tokenizer, token_ids)
+    text = said.lstrip() if given is None else given
+    return text, moved(offsets, said, text)
 
 
 def token_offsets(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
@@ -94,11 +98,10 @@ def token_offsets(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, list[t
     character; a special token gets an empty span.
     """
     ids = [int(i) for i in token_ids]
-    text = _decode(tokenizer, ids)
+    text = decoded(tokenizer, ids)
     offsets, start = [], 0
-    for n in range(1, len(ids) + 1):
-        begun = _decode(tokenizer, ids[:n])
-        settled = max(start, _shared(begun, text))
+    for begun in beginnings(tokenizer, ids):
+        settled = max(start, _shared(begun, text, start))
         # what does not agree with the text is a character whose last bytes are still to come
         offsets.append((start, min(settled + (len(begun) > settled), len(text))))
         start = settled
@@ -154,9 +157,10 @@ def _is_cut(end: int, answer: str) -> bool:
     return end >= len(answer.rstrip("\ufffd"))
 
 
-def _with_tokens(phrase: Phrase, offsets: Offsets) -> Phrase:
+def _with_tokens(phrase: Phrase, offsets: Int[np.ndarray, "token 2"]) -> Phrase:
     start, end = phrase.start, phrase.end
-    tokens = tuple(i for i, (a, b) in enumerate(offsets) if a < b and a < end and b > start)
+    first, last = offsets.T
+    tokens = tuple(np.flatnonzero((first < last) & (first < end) & (last > start)).tolist())
     if not tokens:
         covers = f"{offsets[0][0]}..{offsets[-1][1]}" if len(offsets) else "nothing"
         raise PhraseError(
@@ -166,14 +170,13 @@ def _with_tokens(phrase: Phrase, offsets: Offsets) -> Phrase:
     return replace(phrase, tokens=tokens)
 
 
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def _shared(a: str, b: str) -> int:
-    """Length of the longest common beginning."""
+def _shared(a: str, b: str, known: int = 0) -> int:
+    """Length of the longest common beginning, of which ``known`` characters were found before."""
     n = min(len(a), len(b))
-    return n if a[:n] == b[:n] else next(i for i in range(n) if a[i] != b[i])
+    if a[:n] == b[:n]:
+        return n
+    first = known if a[:known] == b[:known] else 0
+    return next(i for i in range(first, n) if a[i] != b[i])
 
 
 def _short(text: str, limit: int = 200) -> str:

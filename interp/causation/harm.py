@@ -28,7 +28,7 @@ from interp.statistics import intervals, summary
 from interp.statistics.scores import HeadScores
 from interp.types import Sample, Skip, Weighting
 from interp.work.samples import repeatable
-from interp.work.store import Memory, Store, key_of
+from interp.work.store import Memory, Store, key_of, marked
 
 INTERVENTIONS = ("zero", "mean", "resample", "knockout")
 
@@ -169,7 +169,7 @@ def _batch(lmm: Any, samples: list[Sample | Skip], units: Units, how: How, answe
         empty = np.zeros((len(units.all), 0))
         arrays[f"plain.{name}"] = getattr(plain, name) if plain else np.zeros(0)
         arrays[name] = (getattr(found, name) if found else empty).T
-    return {**arrays, "patches": patches}
+    return marked({**arrays, "patches": patches}, bool(group.subjects))
 
 
 def _json(x: Any) -> np.ndarray:
@@ -181,6 +181,7 @@ def _finish(
 ) -> Effects:
     about = [row for arrays in done for row in json.loads(bytes(arrays["about"]).decode())]
     phrases = pd.DataFrame(about, columns=list(ABOUT))
+    phrases["image_id"] = phrases["image_id"].astype(str)  # COCO's are numbers
     for name in Measured._fields:
         phrases[name] = np.concatenate([arrays[f"plain.{name}"] for arrays in done])
     phrases["patches"] = np.concatenate([arrays["patches"] for arrays in done])

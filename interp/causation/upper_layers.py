@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from interp.answer.replay import replay
+from interp.attention.record import record
 from interp.attention.watching import attention_modules
 from interp.models._lmm import LMM
 from interp.models._next import next_inputs
@@ -29,7 +30,7 @@ class Resumable:
 
     ``start`` is the position of the row that predicts an answer's first token; ``length`` counts all positions, padding
     included; ``layers`` are the numbers of those with attention heads. A model with a recurrent state, which cannot be
-    taken from the middle of a sequence, is run over whole sequences.
+    taken from the middle of a sequence, or with a prompt whose tokens all see each other, is run over whole sequences.
     """
 
     def __init__(self, lmm: LMM, inputs: dict[str, Tensor], ids: Sequence[list[int]]) -> None:
@@ -39,6 +40,7 @@ class Resumable:
         self._blocks, self.layers = _blocks(lmm.decoder)
         recurrent = len(self.layers) < len(self._blocks)
         self._cache = None if recurrent else DynamicCache()
+        self._over_cache = not recurrent
         self._whole = _tokenwise(again.call)
         # Without pixels: what they gave is in the hidden states that are put in.
         places = self._whole["input_ids"] == getattr(lmm.model.config, "image_token_id", -1)
@@ -50,10 +52,14 @@ class Resumable:
         self._after: list[Tensor] = []
         self._tuples: list[bool] = []
         call = {**again.call, "use_cache": not recurrent, "past_key_values": self._cache, "logits_to_keep": 1}
+        before = max(self.start - 1, 0)
         with contextlib.ExitStack() as undo, torch.no_grad():
             for block in self._blocks:
                 undo.callback(block.register_forward_hook(self._keep, with_kwargs=True).remove)
+            seen = undo.enter_context(record(lmm.decoder, [before], [self.start], self.layers[:1]))
             lmm.model(**call)
+        if self.start and seen.attention.nan_to_num().any():
+            self._over_cache = False  # PaliGemma's prompt sees its last token, whose row is one of the answer's
         # What is added between layers: Qwen3-VL gives its first ones more of the image (DeepStack).
         between = [below - after for below, after in zip(self._below[1:], self._after[:-1], strict=True)]
         self._added = [None, *(x if x.count_nonzero() else None for x in between)]
@@ -67,7 +73,7 @@ class Resumable:
         Only rows from ``start`` on are run, over the prompt's keys and values; with ``whole`` all rows are. Open the
         interventions around this call: they apply to its copies, and must not reach below the layer.
         """
-        whole = whole or self._cache is None
+        whole = whole or not self._over_cache
         first = 0 if whole else self.start
         samples = samples.to(self._below[layer].device)
         call = {name: _of_copies(name, x, samples) for name, x in (self._whole if whole else self._step).items()}

@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
-from interp.commands import _options
+from interp.commands import _options, _values
 
 if TYPE_CHECKING:
     from interp.answer.maps import Heads
@@ -31,12 +31,15 @@ def options(sub: argparse.ArgumentParser) -> None:
         "--prompting", choices=("argmax", "peaks", "box", "mask"), help="how a map prompts (default: argmax)"
     )
     sub.add_argument(
-        "--choice", metavar="C", help="of several masks: last, best, or a number (default: the segmenter's)"
+        "--choice",
+        metavar="C",
+        type=_values.choice,
+        help="of several masks: last, best, or a number (default: the segmenter's)",
     )
     sub.add_argument("--remove-corners", action="store_true", help="corner patches get the lowest value")
     sub.add_argument("--end", action="store_true", help="the row that predicts the answer's end is in its mean")
     sub.add_argument("--drop-invisible", action="store_true", help='leave out "the image", "the left", ...')
-    sub.add_argument("--min-confidence", type=float, metavar="X", help="leave out masks of a lower score")
+    sub.add_argument("--min-confidence", type=_values.share, metavar="X", help="leave out masks of a lower score")
     sub.add_argument("--merge", choices=("drop", "share"), help="phrases with the same mask: keep one, or share it")
 
 
@@ -45,12 +48,16 @@ def method_options(options: argparse.Namespace) -> dict[str, Any]:
     from interp.segmentation.method import INVISIBLE
 
     given = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) not in (None, False)}
-    if "choice" in given and given["choice"].isdigit():
-        given["choice"] = int(given["choice"])
     if options.heads is not None:
         given["heads"] = heads_of(options.heads, options.ranking, getattr(options, "by", None))
     elif options.ranking is not None:
         raise ValueError("--ranking says where heads are ranked; say how many to take, e.g. --heads top3")
+    if options.ranking is not None and not str(options.heads).startswith("top"):
+        raise ValueError(f"--heads {options.heads} needs no --ranking; leave it out, or say how many to take: top3")
+    if getattr(options, "by", None) and options.ranking is None:
+        raise ValueError(
+            "--by says by what the best heads of a ranking are chosen; give --ranking and --heads topK too"
+        )
     if options.drop_invisible:
         given["drop_words"] = INVISIBLE
     return given
@@ -66,12 +73,13 @@ def heads_of(text: str, ranking: str | None = None, by: str | None = None) -> He
 
     if text in ("all", "released"):
         return text
-    if best := re.fullmatch(r"top(\d+)", text):
+    if best := re.fullmatch(r"top([0-9]{1,6})", text):
         if ranking is None:
             raise ValueError(f"--heads {text} needs --ranking DIR, the folder of an `interp rank` run")
         return top_heads(ranking, int(best[1]), by)
-    if not re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
-        raise ValueError(f"--heads {text!r} is none of: all, released, LAYER:HEAD,LAYER:HEAD,... , topK with --ranking")
+    if not re.fullmatch(r"[0-9]{1,6}:[0-9]{1,6}(,[0-9]{1,6}:[0-9]{1,6})*", text):
+        short = repr(text if len(text) <= 60 else text[:50] + "...")
+        raise ValueError(f"--heads {short} is none of: all, released, LAYER:HEAD,LAYER:HEAD,... , topK with --ranking")
     return [Head(*(int(number) for number in head.split(":"))) for head in text.split(",")]
 
 
@@ -113,7 +121,7 @@ def _top(found: Run, folder: str, k: int, by: str | None) -> list[Head]:
 
     main = found.manifest.get("about", {}).get("headline")
     if main is None:
-        raise FileNotFoundError(f"{folder} holds no finished ranking; make one with `interp rank ... --out {folder}`")
+        raise FileNotFoundError(f"{folder} holds no finished ranking; make one with `interp rank ... --out DIR`")
     chosen = by or found.manifest["about"].get("by", {}).get(main, "mean")
     higher = chosen == "specificity" or found.manifest["about"]["metrics"][main]["higher_is_better"]
     heads = found.read_table("heads").query("metric == @main").dropna(subset=[chosen])

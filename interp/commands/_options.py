@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from interp.commands import _values
+
 
 def model_and_data(sub: argparse.ArgumentParser) -> None:
     """MODEL and DATASET."""
@@ -22,13 +24,15 @@ def image_and_prompt(sub: argparse.ArgumentParser) -> None:
 
 def some(sub: argparse.ArgumentParser) -> None:
     """--samples and --answers: how much of a data set, and whose words."""
-    sub.add_argument("--samples", type=positive, metavar="N", help="the data set's first N samples (default: all)")
+    sub.add_argument(
+        "--samples", type=_values.positive, metavar="N", help="the data set's first N samples (default: all)"
+    )
     sub.add_argument("--answers", choices=("reference", "generated"), default="reference", help="whose answers")
 
 
 def batch(sub: argparse.ArgumentParser) -> None:
     """--batch."""
-    sub.add_argument("--batch", type=positive, default=8, metavar="N", help="samples at a time (default: 8)")
+    sub.add_argument("--batch", type=_values.positive, default=8, metavar="N", help="samples at a time (default: 8)")
 
 
 def source(sub: argparse.ArgumentParser) -> None:
@@ -63,9 +67,9 @@ def measured(sub: argparse.ArgumentParser) -> None:
     source(sub)
     kinds(sub)
     sub.add_argument(
-        "--nulls", type=natural, default=8, metavar="N", help="masks of other images per phrase (default: 8)"
+        "--nulls", type=_values.natural, default=8, metavar="N", help="masks of other images per phrase (default: 8)"
     )
-    sub.add_argument("--seed", type=natural, default=0, help="of null masks, halves and intervals (default: 0)")
+    sub.add_argument("--seed", type=_values.seed, default=0, help="of null masks, halves and intervals (default: 0)")
     batch(sub)
 
 
@@ -131,23 +135,3 @@ def setting(text: str) -> list[Any]:
         return [name, json.loads(value)]
     except ValueError:
         return [name, value]
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    return _at_least(1, text)
-
-
-def natural(text: str) -> int:
-    """A whole number of at least 0."""
-    return _at_least(0, text)
-
-
-def _at_least(least: int, text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return number

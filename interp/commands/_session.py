@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BEGUN: list[Run] = []
 """The runs that commands of this process began; see `withdraw`."""
+MADE = ("scenes", "bound_scenes")
+"""Data sets that are not read from disk."""
 LEFT_OUT = ("out", "force", "debug")
 """Options that change no number."""
 
@@ -27,6 +29,8 @@ def samples(options: Namespace, **extra: Any) -> Iterable[Any]:
     from interp.work.samples import Again, of_kinds
 
     source = plugins.get("datasets", options.dataset)
+    if options.root and options.dataset in MADE:
+        raise ValueError(f"the data set {options.dataset} is made, not read, and takes no --root; leave it out")
     given = {"split": options.split} if options.split else {}
     kinds = getattr(options, "kinds", None)
 
@@ -54,8 +58,11 @@ def placed(options: Namespace) -> dict[str, Any]:
     return {"device": options.device, "dtype": options.dtype, **extra}
 
 
-def begin(options: Namespace, arguments: Mapping[str, Any], lmm: LMM | None, **more: Any) -> Run:
+def begin(
+    options: Namespace, arguments: Mapping[str, Any], lmm: LMM | None, places: Sequence[str] = (), **more: Any
+) -> Run:
     """The run in ``--out``, new or to go on with, of this model; ``more`` in place of its weights' hash, if given.
+    ``places`` are arguments that may change between calls.
 
     Raises:
         interp.report.run.RunConflict: the folder holds another run.
@@ -65,13 +72,13 @@ def begin(options: Namespace, arguments: Mapping[str, Any], lmm: LMM | None, **m
 
     weights = {"weights": hash_weights(lmm.model)} if lmm is not None else {}
     seed = getattr(options, "seed", 0)
-    run = Run.open(options.out, arguments, **{**weights, **more}, seed=seed, force=options.force)
+    run = Run.open(options.out, arguments, **{**weights, **more}, seed=seed, force=options.force, places=places)
     BEGUN.append(run)
     return run
 
 
 def withdraw() -> None:
-    """Takes the last run away if nothing was finished in it: an error that the user mends must not leave a run that
+    """Takes the last run away if nothing was scored in it: an error that the user mends must not leave a run that
     refuses the corrected command."""
     if BEGUN:
         BEGUN.pop().withdraw()

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     check_place(options.model_a)
     check_place(options.model_b)
     given = {name: value for name, value in session.given(options).items() if name != "command"}
-    folder = session.begin(options, {**given, "metrics": [*metrics]}, None)
+    folder = session.begin(options, {**given, "metrics": [*metrics]}, None, ("model_a", "model_b"))  # see `_same`
     folder.manifest.setdefault("models", {})
     places = {"A": options.model_a, "B": options.model_b}
     first, second = (_loader(folder, options, which, place, metrics) for which, place in places.items())

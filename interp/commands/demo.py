@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp import plugins
-from interp.commands import _options
+from interp.commands import _options, _values
 from interp.commands import _session as session
 from interp.plugins import data_folder, shipped
 
@@ -22,7 +22,7 @@ PICTURE = "scene.png"
 def options(sub: argparse.ArgumentParser) -> None:
     """The command's options."""
     sub.add_argument(
-        "--samples", type=_options.positive, default=120, metavar="N", help="scenes to rank on (default: 120)"
+        "--samples", type=_values.positive, default=120, metavar="N", help="scenes to rank on (default: 120)"
     )
     sub.add_argument("--model", default="mini-llava", help="another model in place of the shipped one")
     _options.shared(sub)

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import argparse
 
-from interp.commands import _options
+from interp.commands import _options, _values
 from interp.commands import _session as session
-from interp.commands._options import natural, positive
 
 HELP = "what heads do: words without them, and without their edges"
 CHOSEN = (
@@ -47,9 +46,13 @@ def options(sub: argparse.ArgumentParser) -> None:
     _options.by(sub)
     _options.source(sub)
     _options.kinds(sub)
-    sub.add_argument("--draws", type=positive, default=200, metavar="N", help="random sets beside each (default: 200)")
-    sub.add_argument("--copies", type=positive, default=64, metavar="N", help="interventions at a time (default: 64)")
-    sub.add_argument("--seed", type=natural, default=0, help="of draws, halves and intervals (default: 0)")
+    sub.add_argument(
+        "--draws", type=_values.positive, default=200, metavar="N", help="random sets beside each (default: 200)"
+    )
+    sub.add_argument(
+        "--copies", type=_values.positive, default=64, metavar="N", help="interventions at a time (default: 64)"
+    )
+    sub.add_argument("--seed", type=_values.seed, default=0, help="of draws, halves and intervals (default: 0)")
     _options.batch(sub)
     _options.shared(sub)
 

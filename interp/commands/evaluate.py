@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp import plugins
-from interp.commands import _masks, _options
+from interp.commands import _masks, _options, _values
 from interp.commands import _session as session
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     )
     _options.model_and_data(sub)
     sub.add_argument(
-        "--samples", type=_options.positive, metavar="N", help="the data set's first N samples (default: all)"
+        "--samples", type=_values.positive, metavar="N", help="the data set's first N samples (default: all)"
     )
     sub.add_argument("--split", help="of the data set (default: the data set's own, such as val)")
     sub.add_argument("--root", metavar="PATH", help="where the data lie, for data sets that are read from disk")
@@ -47,10 +47,10 @@ def options(sub: argparse.ArgumentParser) -> None:
         "--predictions", metavar="P", help="score these in place of the model's: gcg: a folder, else a file"
     )
     sub.add_argument(
-        "--max-new-tokens", type=_options.positive, default=128, metavar="N", help="of an answer (default: 128)"
+        "--max-new-tokens", type=_values.positive, default=128, metavar="N", help="of an answer (default: 128)"
     )
-    sub.add_argument("--seed", type=_options.natural, default=0, help="of the intervals (default: 0)")
-    sub.add_argument("--batch", type=_options.positive, default=8, metavar="N", help="samples at a time (default: 8)")
+    sub.add_argument("--seed", type=_values.seed, default=0, help="of the intervals (default: 0)")
+    sub.add_argument("--batch", type=_values.positive, default=8, metavar="N", help="samples at a time (default: 8)")
     _options.shared(sub)
 
 
@@ -80,6 +80,8 @@ def _encoder(options: argparse.Namespace) -> Any:
     from interp.evaluation.encoders import EncoderMissing, encoder
 
     if options.task != "gcg":
+        if options.encoder:
+            raise ValueError(f"--encoder is of the task gcg, which compares phrases; leave it out for {options.task}")
         return "not asked for"
     try:
         return encoder(options.encoder or "bert-base-uncased", options.device)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, StrictSt
 from typing_extensions import TypedDict
 
 from interp.datasets._files import DatasetError
+from interp.work.documents import named
 
 Entry = dict[str, Any]
 
@@ -28,6 +29,18 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_text(text: str) -> str:
+    """The text, if it is one.
+
+    Raises:
+        DatasetError: it holds half a character.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DatasetError(f"the text {text!a:.80} holds half a character (a lone surrogate); write it as UTF-8")
+    return text
+
+
+Text = Annotated[str, AfterValidator(check_text)]
 Key = StrictInt | StrictStr
 FileName = Annotated[str, AfterValidator(check_name)]
 Side = Annotated[int, Field(ge=1)] | None
@@ -86,7 +99,7 @@ class AnnotationFile:
         """
         found = self.document.get(name) if name else self.document
         if not isinstance(found, list):
-            raise DatasetError(f"{self.path} has no list {name!r}; it has {', '.join(map(str, self.document))}")
+            raise DatasetError(f"{self.path} {_without(name, self.document)}")
         good = self.checked(found, name, schema)
         if found and not good:
             last = next(reversed(self.left_out.values()))
@@ -141,6 +154,13 @@ class AnnotationFile:
 
     def _leave(self, name: str, at: int, why: str) -> None:
         self.left_out.setdefault(f"{self.path.name}: {name}[{at}]", why)
+
+
+def _without(name: str, document: Any) -> str:
+    if not name:
+        return f"holds {named(document)}; expected a list"
+    what = f": it holds {named(document[name])}" if name in document else ""
+    return f"has no list {name!r}{what}; it has {', '.join(map(str, document)) or 'nothing at all'}"
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from jaxtyping import UInt8
 
 from interp.datasets._coco_masks import CocoError
 from interp.images import read_image
+from interp.work.documents import BrokenDocument, read_document
 
 
 class DatasetError(CocoError):
@@ -40,7 +40,9 @@ def first_file(candidates: Sequence[Path], what: str) -> Path:
     Raises:
         DatasetError: none is; it names all places that were looked at.
     """
-    found = next((path for path in candidates if path.is_file()), None)
+    found = next((path for path in candidates if path.exists()), None)
+    if found is not None and not found.is_file():
+        raise DatasetError(f"{found} is no regular file; expected the {what}")
     if found is None:
         raise DatasetError(f"no {what}; looked for {', '.join(map(str, candidates))}")
     return found
@@ -53,12 +55,9 @@ def read_json(path: Path, kind: type = dict) -> Any:
         DatasetError: not JSON, or of another kind.
     """
     try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not JSON ({error}): cut off or damaged; fetch it again") from error
-    if not isinstance(document, kind):
-        raise DatasetError(f"{path} holds a {type(document).__name__}; expected a {kind.__name__}")
-    return document
+        return read_document(path, kind)
+    except BrokenDocument as error:
+        raise DatasetError(str(error)) from error
 
 
 def find_image(name: str, folders: Sequence[Path]) -> Path:

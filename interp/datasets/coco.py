@@ -12,7 +12,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from interp.datasets import _files
-from interp.datasets._annotations import AnnotationFile, Flag, ImageEntry, Key, LeftOut, Size
+from interp.datasets._annotations import AnnotationFile, Flag, ImageEntry, Key, LeftOut, Size, Text
 from interp.datasets._coco_masks import CocoError, PycocotoolsMissing, decode, pycocotools
 from interp.datasets._coco_write import write
 from interp.types import Sample, Skip, Target
@@ -24,7 +24,7 @@ PROMPT = "Describe the image in detail."
 
 class _Category(TypedDict):
     id: Key
-    name: str
+    name: Text
 
 
 class _Annotation(TypedDict):
@@ -38,7 +38,7 @@ class _Annotation(TypedDict):
 
 class _Caption(TypedDict):
     image_id: Key
-    caption: str
+    caption: Text
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _joined(found: Iterable[Instance]) -> tuple[Target, ...]:
 
 def _annotation_file(home: Path, split: str) -> Path:
     path = home / "annotations" / f"instances_{split}.json"
-    if not path.is_file():
+    if not path.exists():
         there = sorted(p.stem.removeprefix("instances_") for p in path.parent.glob("instances_*.json"))
         what = f"the splits there are: {', '.join(there)}" if there else f"{path.parent} has no instances_*.json at all"
         raise CocoError(f"no annotation file {path}; {what}")
@@ -176,7 +176,7 @@ def _annotation_file(home: Path, split: str) -> Path:
 def _captions(home: Path, split: str, images: Mapping[int | str, Any], left_out: LeftOut) -> dict[int | str, str]:
     """The longest caption of each image that has one. Captions of other images do no harm."""
     path = home / "annotations" / f"captions_{split}.json"
-    if not path.is_file():
+    if not path.exists():
         return {}
     found: dict[int | str, str] = {}
     records = AnnotationFile(path, _files.read_json(path), left_out).entries("annotations", _Caption)

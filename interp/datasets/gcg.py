@@ -11,7 +11,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from interp.datasets import _files
-from interp.datasets._annotations import AnnotationFile, FileName, Key, LeftOut, Side, check_name
+from interp.datasets._annotations import AnnotationFile, FileName, Key, LeftOut, Side, Text, check_name, check_text
 from interp.datasets._coco_masks import decode
 from interp.datasets._files import DatasetError
 from interp.types import Sample, Skip, Target
@@ -28,7 +28,7 @@ class _Image(TypedDict):
 
 class _Caption(TypedDict):
     image_id: Key
-    caption: str
+    caption: Text
     labels: list[Any]
 
 
@@ -135,6 +135,7 @@ def load(root: str | os.PathLike | None = None, split: str = "val", samples: int
 def _target(label: Any, segmentation: Any, size: tuple[int, int], which: str) -> Target:
     if not isinstance(label, str) or not label.strip():
         raise DatasetError(f"its phrase is {label!r:.80}; expected a text")
+    check_text(label)
     if not isinstance(segmentation, list | dict):
         raise DatasetError(f"its segmentation is {segmentation!r:.80}; expected polygons or run lengths")
     return Target(label, decode(segmentation, *size, which))

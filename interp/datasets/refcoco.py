@@ -12,7 +12,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from interp.datasets import _files
-from interp.datasets._annotations import AnnotationFile, Box, Entry, ImageEntry, Key, LeftOut
+from interp.datasets._annotations import AnnotationFile, Box, Entry, ImageEntry, Key, LeftOut, Text
 from interp.datasets._coco_masks import decode
 from interp.datasets._files import DatasetError
 from interp.datasets._pickles import UnsafePickle, read_pickle
@@ -38,7 +38,7 @@ class _Ref(TypedDict):
 
 
 class _Sentence(TypedDict):
-    sent: str
+    sent: Text
     sent_id: NotRequired[Key]
 
 
@@ -127,8 +127,12 @@ def load(root: str | os.PathLike | None = None, split: str = "val", samples: int
         (ref, sentence) for ref in refs if _in(ref["split"], split) for sentence in _sentences(told, ref, annotations)
     ]
     if not chosen:
-        there = ", ".join(sorted({ref["split"] for ref in refs}))
-        raise DatasetError(f"{path} has no expressions of split {split!r}; the splits there are: {there or 'none'}")
+        splits = sorted({ref["split"] for ref in refs})
+        if left_out and any(_in(own, split) for own in splits):
+            which, why = next(iter(left_out.items()))
+            raise DatasetError(f"{path}: no expression of split {split!r} can be used; {which}: {why}")
+        there = ", ".join(splits) or "none"
+        raise DatasetError(f"{path} has no expressions of split {split!r}; the splits there are: {there}")
     left_out.tell()
     return Expressions(at, tuple(chosen[:samples]), annotations, images, left_out)
 

@@ -24,7 +24,7 @@ from interp.ranking.tables import join
 from interp.types import Capture, Sample, Skip
 from interp.work.halves import in_halves
 from interp.work.samples import cut
-from interp.work.store import Store, key_of
+from interp.work.store import Store, key_of, marked
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def _recall(job: Job, group: Sequence[Sample | Skip]) -> dict[str, np.ndarray]:
     samples = [s for s in group if isinstance(s, Sample)]
     found = in_halves(samples, lambda some: [*named_targets(job.plan.lmm, some, job.plan.max_new_tokens)])
     counts = [[0, 0] if isinstance(named, Exception) else [int(named.sum()), len(named)] for named in found]
-    return {"named": np.array(counts, dtype=np.int64).reshape(-1, 2)}
+    named = np.array(counts, dtype=np.int64).reshape(-1, 2)
+    return marked({"named": named}, bool(named.any()))
 
 
 def example_maps(job: Job, point: Point, ready: Ready) -> Mapping[str, np.ndarray]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from interp.models._config import read_index
 from interp.models._folder import ADAPTER_CONFIG, OLD_ADAPTER, TRAINED, Kind, check_all_read, contents, files_in
 from interp.models._original import layout
 from interp.models._original.names import own_name
@@ -94,7 +95,7 @@ def files_of(place: str, revision: str | None) -> tuple[Kind, list[str]]:
 
     first = files[0]
     index = Path(place, first) if Path(place).is_dir() else Path(hf_hub_download(place, first, revision=revision))
-    files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    files = sorted(set(read_index(index).values()))
     if lost := sorted(set(files) - there):
         raise FileNotFoundError(f"{place} lacks {', '.join(lost)}, which its index names; fetch or save it again")
     return kind, files

@@ -23,7 +23,7 @@ from interp.emergence.tables import emergence
 from interp.emergence.timeline import Series
 from interp.models._identity import setup
 from interp.ranking.batch import Mentions, Plan
-from interp.ranking.result import NothingToRank
+from interp.ranking.result import NothingToRank, no_masks
 from interp.ranking.study import check, check_kinds
 from interp.statistics.nulls import MaskPool, draw
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
@@ -76,6 +76,8 @@ def emerge(
     if len(set(ids)) < len(ids):
         raise ValueError("two samples have one id; ids tell images apart, give each its own")
     pool = MaskPool.of(s for s in again() if isinstance(s, Sample))
+    if not len(pool.bits):
+        raise no_masks(again())
     settings = {
         "base": digest_of(series.base_files()),
         "numbers": [str(lmm.model.dtype), lmm.device.type, setup(lmm)],

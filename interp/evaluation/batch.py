@@ -18,6 +18,7 @@ from interp.segmentation.method import Method
 from interp.segmentation.study import segment_capture
 from interp.types import Capture, Query, Sample, Skip, Weighting
 from interp.work.halves import only_its_own
+from interp.work.store import marked
 
 Task = Literal["gcg", "instances", "referring", "narrative"]
 
@@ -106,7 +107,8 @@ def _phrases_of(task: str) -> Any:
 
 def pack(records: Sequence[Record], skipped: Sequence[Skip]) -> dict[str, np.ndarray]:
     text = {"records": [r.to_json() for r in records], "skipped": [[s.sample_id, s.reason] for s in skipped]}
-    return {"json": np.frombuffer(json.dumps(text).encode(), dtype=np.uint8)}
+    arrays = {"json": np.frombuffer(json.dumps(text).encode(), dtype=np.uint8)}
+    return marked(arrays, any(r.truths for r in records))
 
 
 def unpack(arrays: dict[str, np.ndarray]) -> tuple[list[Record], list[Skip]]:

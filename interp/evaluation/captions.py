@@ -52,13 +52,17 @@ def score(captions: Sequence[str], references: Sequence[Sequence[str]], java: bo
     if not captions:
         nothing = {"meteor": "no captions", "cider": "no captions"}
         return CaptionScores(float("nan"), float("nan"), np.zeros(0), "ptb" if has_java else "simple", nothing)
+    tokeniser = "ptb" if has_java else "simple"
     cider = _modules()["cider"].Cider()
     tokenised = _ptb if has_java else _simple
     told = tokenised([[caption] for caption in captions])
     true = tokenised([list(some) for some in references])
+    if not any(text.strip() for some in true.values() for text in some):
+        why = dict.fromkeys(("meteor", "cider"), "no reference caption holds a word")
+        return CaptionScores(float("nan"), float("nan"), np.full(len(captions), np.nan), tokeniser, {**notes, **why})
     total, each = cider.compute_score(true, told)
     meteor = _meteor(true, told) if has_java else float("nan")
-    return CaptionScores(meteor, float(total), np.asarray(each, dtype=float), "ptb" if has_java else "simple", notes)
+    return CaptionScores(meteor, float(total), np.asarray(each, dtype=float), tokeniser, notes)
 
 
 def simple_tokens(text: str) -> str:
@@ -104,6 +108,8 @@ def _meteor(references: dict[int, list[str]], captions: dict[int, list[str]]) ->
         ) from error
     finally:
         process = scorer.meteor_p
+        if scorer.lock.locked():  # after an error or an interrupt; its end waits for it
+            scorer.lock.release()
         for pipe in (process.stdin, process.stdout, process.stderr):
             pipe.close()
         process.kill()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from interp.answer.parser import load_parser
+from interp.models._config import check_source
+from interp.models._described import check_folder
 
 Encoder = Callable[[list[str]], Float[np.ndarray, "text dim"]]
 BERT = "bert-base-uncased"
@@ -32,10 +35,13 @@ def bert(name: str = BERT, device: str | None = None, batch: int = 64) -> Encode
     from transformers import AutoModel, AutoTokenizer
 
     try:
+        check_source(name, "a text encoder")
+        if Path(name).is_dir():
+            check_folder(Path(name))
         tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:  # config.json may hold anything
         raise EncoderMissing(
-            f"no text encoder {name!r}: {str(error).splitlines()[0]} Name a folder that holds one, or "
+            f"no text encoder {name!r}: {str(error).splitlines()[0].rstrip('.')}. Name a folder that holds one, or "
             "'words' to compare phrases by the word vectors of the spaCy pipeline"
         ) from error
     model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()

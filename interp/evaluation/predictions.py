@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, NotRequired
 
-from pydantic import Field, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, StrictInt, StrictStr, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from interp.evaluation.overlap import checked
 from interp.evaluation.result import Found, Record, record
 from interp.types import Phrase, Sample, Skip
+from interp.work.documents import BrokenDocument, named, read_document
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _text(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("it holds half a character (a lone surrogate); write it as UTF-8")
+    return text
+
+
+_Text = Annotated[StrictStr, AfterValidator(_text)]
+
+
+class _Answer(TypedDict):
+    caption: _Text
+    phrases: list[_Text]
+    pred_masks: list
 
 
 class _Result(TypedDict):
     segmentation: list | dict
     score: NotRequired[_Number | None]
     point: NotRequired[tuple[_Number, _Number] | None]
-    noun_phrase: NotRequired[str | None]
+    noun_phrase: NotRequired[_Text | None]
 
 
 class _OfImage(_Result):
@@ -135,16 +150,15 @@ def _gcg(path: Path, sample: Sample) -> Record:
         raise ResultsMismatch(f"{path} has not {', '.join(sorted(keys))}; expected the released evaluation's format")
     if str(document.get("image_id", sample.id)) != sample.id:
         raise ResultsMismatch(f"{path} is about image {document['image_id']!r}; results of another run?")
+    _valid(document, _Answer, str(path))
     phrases, masks = document["phrases"], document["pred_masks"]
-    if not isinstance(phrases, list) or not isinstance(masks, list):
-        raise ResultsMismatch(f"{path} has no list for its phrases or pred_masks; expected one mask for each phrase")
     if len(phrases) != len(masks):
         raise ResultsMismatch(f"{path} has {len(phrases)} phrases and {len(masks)} masks; expected one for each")
     found = [
-        Found(_phrase(str(text)), _mask(mask, sample, f"mask {i} of {path}"))
+        Found(_phrase(text), _mask(mask, sample, f"mask {i} of {path}"))
         for i, (text, mask) in enumerate(zip(phrases, masks, strict=True))
     ]
-    return _with(sample, str(document["caption"]), found)
+    return _with(sample, document["caption"], found)
 
 
 def _instances(
@@ -165,19 +179,20 @@ def _results(path: Path, schema: type) -> list[dict[str, Any]]:
     """The file's results as the schema has them. Predictions must be whole: a bad one is refused, not left out."""
     results = _json(path)
     if not isinstance(results, list):
-        raise ResultsMismatch(f"{path} holds a {type(results).__name__}; expected COCO's list of results")
-    adapter: TypeAdapter[Any] = TypeAdapter(schema)
-    good: list[dict[str, Any]] = []
-    for i, result in enumerate(results):
-        try:
-            good.append({**adapter.validate_python(result), "at": i})
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "entry"
-            raise ResultsMismatch(
-                f"{path}: result {i} has no usable {place}: {first['msg']}, got {first['input']!r:.80}"
-            ) from error
-    return good
+        raise ResultsMismatch(f"{path} holds {named(results)}; expected COCO's list of results")
+    return [{**_valid(result, schema, f"{path}: result {i}"), "at": i} for i, result in enumerate(results)]
+
+
+def _valid(found: Any, schema: type, which: str) -> dict[str, Any]:
+    try:
+        checked: TypeAdapter[Any] = TypeAdapter(schema)
+        return checked.validate_python(found)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "entry"
+        raise ResultsMismatch(
+            f"{which} has no usable {place}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!a:.80}"
+        ) from error
 
 
 def _all_known(path: Path, left: dict[str, Any], what: str) -> None:
@@ -201,8 +216,6 @@ def _with(sample: Sample, answer: str, found: Iterable[Found]) -> Record:
 
 def _phrase(text: str) -> Phrase:
     """The text as a phrase whose root is its last word; its place is not known."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ResultsMismatch(f"the phrase {text!a} holds half of a character (a lone surrogate); write it as UTF-8")
     root = text.split()[-1] if text.split() else text
     return Phrase(text=text, root=root, lemma=root.lower(), start=0, end=len(root), tokens=())
 
@@ -214,9 +227,7 @@ def _plain(name: str) -> str:
 
 
 def _json(path: Path) -> Any:
-    if path.exists() and not path.is_file():
-        raise ResultsMismatch(f"{path} is no regular file; expected one that holds JSON")
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ResultsMismatch(f"{path} cannot be read as JSON ({error}); cut off, damaged or not there") from error
+        return read_document(path)
+    except BrokenDocument as error:
+        raise ResultsMismatch(str(error)) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
+from interp.models._config import BrokenConfig, read_object
 from interp.models._folder import ADAPTER, ADAPTER_CONFIG, OLD_ADAPTER, CheckpointMismatch
 from interp.models._hf import listed
 from interp.models._stored import tensors_in
@@ -56,14 +56,9 @@ def settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / ADAPTER_CONFIG
     try:
-        given = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointMismatch(f"{path} is not JSON ({error}); fetch or save it again") from error
-    if not isinstance(given, dict):
-        raise CheckpointMismatch(
-            f"{path} holds a {type(given).__name__}; expected an adapter's settings by their names"
-        )
-    return given
+        return read_object(path)
+    except BrokenConfig as error:
+        raise CheckpointMismatch(str(error)) from error
 
 
 def deltas(model: nn.Module, folder: Path) -> dict[str, Callable[[], Tensor]]:

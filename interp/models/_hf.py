@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
 
+from interp.models._config import check_processor, check_settings
 from interp.models._folder import BASE
 from interp.models._processor import load_processor
 
@@ -84,19 +85,50 @@ def completed(processor: Any, config: Any) -> Any:
     if getattr(processor, "vision_feature_select_strategy", None) in (None, strategy):  # CLIP has a class token
         wanted["num_additional_image_tokens"] = int("clip_vision" in getattr(vision, "model_type", ""))
     missing = {k: v for k, v in wanted.items() if v and hasattr(processor, k) and not getattr(processor, k)}
-    if not missing:
-        return processor
-    processor = copy.copy(processor)
-    for name, value in missing.items():
-        setattr(processor, name, value)
+    if missing:
+        processor = copy.copy(processor)
+        for name, value in missing.items():
+            setattr(processor, name, value)
+    check_together(processor, config)
     return processor
+
+
+def check_together(processor: Any, config: Any) -> None:
+    """Nothing, if a processor that counts an image's tokens counts as many as the model makes features.
+
+    Raises:
+        BrokenCheckpoint: patches of another size, or a class token in the one and not in the other.
+    """
+    vision: Any = getattr(config, "vision_config", None)
+    counts = hasattr(processor, "num_additional_image_tokens") and "clip_vision" in getattr(vision, "model_type", "")
+    if not counts or not config.model_type.startswith("llava"):
+        return
+    images, own = processor.image_processor, getattr(config, "vision_feature_select_strategy", None)
+    kept = int(processor.num_additional_image_tokens or 0) - (processor.vision_feature_select_strategy == "default")
+    counted = [
+        ("pixels a patch's side", processor.patch_size, vision.patch_size),
+        ("tokens beside an image's patches", kept, 1 - (own == "default")),
+    ]
+    if getattr(images, "do_center_crop", False) and getattr(images, "crop_size", None):
+        counted += [(f"pixels of {side}", images.crop_size[side], vision.image_size) for side in ("height", "width")]
+    for name, here, there in counted:
+        if here != there:
+            raise BrokenCheckpoint(
+                f"the processor has {here} {name}, the model {there}; they do not belong together: take the "
+                "processor_config.json and the config.json of one model"
+            )
 
 
 def _with_processor(checkpoint: str) -> str:
     """The checkpoint's folder, or base/ beside it where training saved the processor there alone."""
     files, base = ("processor_config.json", "preprocessor_config.json"), Path(checkpoint).parent / BASE
     own, beside = (any((folder / file).is_file() for file in files) for folder in (Path(checkpoint), base))
-    return str(base) if Path(checkpoint).is_dir() and beside and not own else checkpoint
+    place = base if Path(checkpoint).is_dir() and beside and not own else Path(checkpoint)
+    if place.is_dir():
+        check_settings(place)
+        check_processor(place)
+        return str(place)
+    return checkpoint
 
 
 def listed(names: Sequence[str], limit: int = 20) -> str:
@@ -130,7 +162,7 @@ def template(processor: Any, prompt: str, fallback: str | None = None) -> str:
     """
     mark = processor.image_token
     check_text("prompt", prompt)
-    if not prompt.replace(mark, "").strip():
+    if prompt.count(mark) < 2 and not prompt.replace(mark, "").strip():
         raise ValueError(f"the prompt is empty ({prompt!r}); give it a text such as 'Describe the image in detail.'")
     if prompt.count(mark) == 1:
         return prompt

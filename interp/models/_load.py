@@ -16,6 +16,8 @@ from transformers.utils.hub import cached_file
 
 from interp.models import _family as family_of
 from interp.models import _overlay as overlay
+from interp.models._config import CONFIG, HUB_ID, read_config
+from interp.models._described import check_model
 from interp.models._hf import HUB_OPTIONS, BrokenCheckpoint, completed
 from interp.models._lmm import LMM
 from interp.models._original import layout
@@ -108,6 +110,8 @@ def load(
     placed = "device_map" in from_pretrained or "quantization_config" in from_pretrained
     device = device_of(device)
     dtype = dtype or ("auto" if placed or device.type != "cpu" else torch.float32)
+    if Path(source).is_dir():
+        check_model(Path(source))
     with _explained(str(name)):
         model, processor = family_of.load(family, source, dtype=dtype, **from_pretrained)
     if checkpoint:
@@ -142,7 +146,7 @@ def device_of(device: str | torch.device | None) -> torch.device:
 
 
 def check_place(name: str) -> None:
-    """Nothing, if a model of a known family lies there, told from its configuration alone.
+    """Nothing, if a model of a known family lies there, told from its configuration and the heads of its weights.
 
     Raises:
         UnknownModel, interp.plugins.UnknownName: as for `load`.
@@ -151,6 +155,8 @@ def check_place(name: str) -> None:
     layout.check_converted(source)
     if not _released(source, {}):
         family_of.named(_model_type(name, source, {}))
+        if Path(source).is_dir():
+            check_model(Path(source))
 
 
 @contextlib.contextmanager
@@ -220,19 +226,26 @@ def _released(source: str, hub: dict[str, Any]) -> bool:
 
 def _model_type(name: str, source: str, hub: dict[str, Any]) -> str:
     """From the checkpoint's configuration, which transformers need not know: the family registers it."""
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / CONFIG).exists():
+            there = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
+            raise UnknownModel(
+                f"the folder {source} holds no model: it has no {CONFIG} (it holds {there}); expected a model as "
+                "transformers saves it"
+            )
+        return str(read_config(folder)["model_type"])
     try:
-        config, _ = PreTrainedConfig.get_config_dict(source, **hub)
-        return str(config["model_type"])
+        return str(PreTrainedConfig.get_config_dict(source, **hub)[0]["model_type"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        known = isinstance(error, OSError | ValueError)
-        problem = error if known else ValueError("its config.json names no model_type, or is no object of JSON")
-        raise UnknownModel(_nowhere(name, source, problem)) from error
+        raise UnknownModel(_nowhere(name, error)) from error
 
 
-def _nowhere(name: str, source: str, error: Exception) -> str:
-    if Path(source).is_dir():
-        return f"the folder {source} holds no model: {error}"
-    return (
-        f"{name!r} is no folder with a config.json, no shipped model ({', '.join(shipped()) or 'none are here'}), and "
-        f"the hub gave none under that name: {str(error).splitlines()[0]}"
-    )
+def _nowhere(name: str, error: Exception) -> str:
+    here = f"{name!r} is no folder with a {CONFIG}, no shipped model ({', '.join(shipped()) or 'none are here'})"
+    if Path(name).is_file():
+        return f"{name!r} is a file; expected a folder with a {CONFIG}, a shipped model's name, or a hub id"
+    if not HUB_ID.fullmatch(name):
+        return f"{here}, and no hub id (NAMESPACE/NAME)"
+    why = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{here}, and the hub gave none under that name: {why}"

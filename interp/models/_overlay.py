@@ -35,6 +35,7 @@ from interp.models._folder import (
 from interp.models._original.names import own_name
 from interp.models._original.weights import PROJECTOR as PLACE
 from interp.models._original.weights import second_layer
+from interp.models._stored import damaged
 
 REPEATED = ("pissa", "olora")
 """Beginnings that change the base, and that PEFT repeats exactly when it loads the adapter."""
@@ -147,8 +148,7 @@ def stored_in(path: Path) -> dict[str, torch.Tensor]:
         if isinstance(found, dict) and all(isinstance(x, torch.Tensor) for x in found.values()):
             return found
     except Exception as error:  # a damaged pickle may end in any of them
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointMismatch(f"{path} is damaged ({why}); fetch or save it again") from error
+        raise damaged(path, error) from error
     raise CheckpointMismatch(f"{path} holds a {type(found).__name__}; expected tensors by their names")
 
 

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from interp.models._config import read_object
 from interp.models._hf import BrokenCheckpoint
 
 SHARED, OWN = "shared.json", "model.safetensors"
@@ -30,7 +31,7 @@ def shared(folder: str | Path) -> dict[str, tuple[Path, str]]:
     """
     index = Path(folder) / SHARED
     found: dict[str, tuple[Path, str]] = {}
-    for place, given in json.loads(index.read_text()).items() if index.is_file() else ():
+    for place, given in read_object(index).items() if index.is_file() else ():
         file, names = (Path(folder) / place).resolve(), given["names"]
         if not file.is_file():
             raise BrokenCheckpoint(

@@ -58,6 +58,14 @@ class Stored:
         return _pickled(self.file, *_state(self.file))[self.key]
 
 
+def damaged(file: Path, error: Exception) -> CheckpointMismatch:
+    """The error of a file that its reader fails on, whatever that raised."""
+    why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "weights_only" in why:  # torch goes on to advise to read it all the same
+        why = "it holds objects other than tensors, which may run code and are not read"
+    return CheckpointMismatch(f"{file} is damaged ({why}); fetch or save it again")
+
+
 def tensors_in(file: Path) -> dict[str, Stored]:
     """The file's tensors by their names; of a pickle nothing but plain tensors is read.
 
@@ -71,8 +79,7 @@ def tensors_in(file: Path) -> dict[str, Stored]:
                 return {k: Stored(file, k, tuple(p.get_shape()), TYPES[p.get_dtype()]) for k, p in parts.items()}
         found = _pickled(file, *_state(file))
     except Exception as error:  # a damaged pickle may end in any of them
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointMismatch(f"{file} is damaged ({why}); fetch or save it again") from error
+        raise damaged(file, error) from error
     if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
         raise CheckpointMismatch(f"{file} holds a {type(found).__name__}; expected tensors by their names")
     return {key: Stored(file, key, tuple(tensor.shape), tensor.dtype) for key, tensor in found.items()}

@@ -32,6 +32,11 @@ def beside(image: UInt8[np.ndarray, "height width 3"], true: Masks, found: Masks
     return figure
 
 
+def _label(phrase: str) -> str:
+    """Short, and never empty: a legend leaves empty ones out, and warns where none is left."""
+    return textwrap.shorten(phrase, 60, placeholder=" ...").lstrip("_") or "(no words)"
+
+
 def _panel(axes: Axes, image: np.ndarray, masks: Masks, title: str) -> None:
     tinted = image.astype(float) / 255
     for i in sorted(range(len(masks)), key=lambda i: -int(masks[i][1].sum())):  # smaller ones lie in front
@@ -42,7 +47,7 @@ def _panel(axes: Axes, image: np.ndarray, masks: Masks, title: str) -> None:
         if mask.any() and not mask.all():
             axes.contour(mask, levels=[0.5], colors=[colour(i)], linewidths=1.2)
         if i < 8:
-            axes.plot([], [], "s", color=colour(i), label=textwrap.shorten(phrase, 60, placeholder=" ..."))
+            axes.plot([], [], "s", color=colour(i), label=_label(phrase))
     axes.set(xticks=[], yticks=[], title=title)
     axes.spines[:].set_visible(False)
     if masks:

@@ -22,6 +22,7 @@ from interp.ranking.scoring import MetricScores, score_sample
 from interp.ranking.specificity import partners
 from interp.statistics.nulls import stack
 from interp.types import Capture, PatchGrid, Sample, Skip, Target
+from interp.work.store import marked
 
 AGAIN = "again"
 """The kind of a phrase that names what has been named before, where the data set says of what kind targets are."""
@@ -88,7 +89,7 @@ def score_batch(plan: Plan, samples: Sequence[Sample | Skip], maps: bool = True)
     about = {"phrases": phrases, "skipped": skipped, "groups": len(kept), "losses": losses, "unmatched": unmatched}
     about |= {"metrics": list(plan.metrics) if groups else [], "rows": list(found["rows"][0]) if groups else []}
     about |= {"layers": list(layers)}
-    return arrays | {"about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
+    return marked(arrays | {"about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}, bool(phrases))
 
 
 def _compared(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pandas as pd
 
 from interp.statistics.scores import HeadScores
-from interp.types import By, Head, Skip
+from interp.types import By, Head, Sample, Skip
 
 TOP = {"top1": 1, "top3": 3, "top10": 10}
 
@@ -22,6 +24,20 @@ class NothingToRank(ValueError):
     What to do: look at the commonest reasons in the message: answers that name no target, images that cannot be read,
     or a model whose answers are empty (then ``answers="reference"`` reads the data set's own).
     """
+
+
+def nothing(count: int, reasons: Iterable[str]) -> NothingToRank:
+    """The error, with the commonest of the reasons why ``count`` samples have nothing to score."""
+    found = Counter(reasons).most_common(3)
+    listed = "; ".join(f"{times} x {reason}" for reason, times in found) or "the data set is empty"
+    return NothingToRank(f"no phrase of {count} samples could be scored: {listed}")
+
+
+def no_masks(samples: Iterable[Sample | Skip]) -> NothingToRank:
+    """The error for samples of which none has a mask, which shows before a model has read them."""
+    without = "the sample has no mask; take a data set that marks the things its answers name"
+    reasons = [s.reason if isinstance(s, Skip) else without for s in samples]
+    return nothing(len(reasons), reasons)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from interp.contracts import Metric
 from interp.models._identity import fingerprint, setup
 from interp.ranking.batch import Batch, Control, Mentions, Plan
 from interp.ranking.measure import score_batch
-from interp.ranking.result import MASK_FREE, Ranking
+from interp.ranking.result import MASK_FREE, Ranking, no_masks
 from interp.ranking.tables import ranking_of
 from interp.statistics.nulls import MaskPool
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
@@ -95,6 +95,8 @@ def rank(
     ids: list[str] = []
     with tqdm(total=samples, desc="masks", unit="image", disable=not progress) as bar:
         pool = MaskPool.of(noting(again(), ids, bar))
+    if not len(pool.bits):
+        raise no_masks(again())
     settings = {
         "model": getattr(lmm, "name", type(lmm).__name__),
         "weights": fingerprint(getattr(lmm, "model", None)),

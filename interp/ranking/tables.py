@@ -15,7 +15,7 @@ from interp.contracts import Metric
 from interp.ranking.batch import Batch, Plan
 from interp.ranking.localization import mask_free
 from interp.ranking.reductions import REDUCTIONS, score_top
-from interp.ranking.result import MASK_FREE, TOP, NothingToRank, Ranking
+from interp.ranking.result import MASK_FREE, TOP, Ranking, nothing
 from interp.ranking.scoring import MetricScores
 from interp.ranking.subsets import subsets
 from interp.statistics import summary
@@ -39,11 +39,7 @@ def ranking_of(
     """
     skipped = tuple(skip for batch in done for skip in batch.skipped)
     if not any(len(batch) for batch in done):
-        reasons = pd.Series([s.reason for s in skipped], dtype=object).value_counts()
-        listed = (
-            "; ".join(f"{count} x {reason}" for reason, count in reasons.head(3).items()) or "the data set is empty"
-        )
-        raise NothingToRank(f"no phrase of {manifest['samples']} samples could be scored: {listed}")
+        raise nothing(manifest["samples"], [s.reason for s in skipped])
     done_with = [(i, batch) for i, batch in enumerate(done) if len(batch)]
     everything = {name: join([b for _, b in done_with], name, metric) for name, metric in plan.metrics.items()}
     scores = {name: everything[name] for name in asked}

@@ -16,9 +16,12 @@ from interp.report.files import write_bytes
 from interp.report.run import Run
 from interp.types import Capture, layer_numbers
 
+DRAWN = 24
+"""Phrases that are drawn; the arrays hold all. An answer that repeats itself has thousands."""
+
 
 def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None:
-    """``capture.npz``, the gallery of all phrases and an atlas of every head per phrase."""
+    """``capture.npz``, and of the first `DRAWN` phrases the gallery and an atlas of every head each."""
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -39,12 +42,13 @@ def write(run: Run, capture: Capture, image: np.ndarray, normalise: str) -> None
     reductions = {"mean of all heads": reduce_heads(maps, "all").float().cpu().numpy()}
     if maps.shape[2] >= 2:
         reductions["released code's heads"] = reduce_heads(maps, "released").float().cpu().numpy()
+    drawn = capture.phrases[:DRAWN]
     rows = [
         Row(image, phrase.text, capture.grid, {title: m[i] for title, m in reductions.items()})
-        for i, phrase in enumerate(capture.phrases)
+        for i, phrase in enumerate(drawn)
     ]
     save(run, "gallery", gallery(rows))
-    for i, phrase in enumerate(capture.phrases):
+    for i, phrase in enumerate(drawn):
         save(run, f"phrase_{i}", atlas(maps[i].float().cpu().numpy(), phrase.text, found.layers))
     run.manifest["capture"] = {
         "answer": capture.answer,
@@ -72,7 +76,7 @@ def page(run: Run) -> Path:
     """The path of the written report of one capture."""
     phrases = [
         {"text": text, "picture": html.picture(run, f"phrase_{i}")}
-        for i, text in enumerate(run.manifest["capture"]["phrases"])
+        for i, text in enumerate(run.manifest["capture"]["phrases"][:DRAWN])
     ]
     page = html.template("capture").render(manifest=run.manifest, gallery=html.picture(run, "gallery"), phrases=phrases)
     return html.write(run, page)

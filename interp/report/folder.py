@@ -25,6 +25,7 @@ _OURS = (
     "summary.csv",
     "summary.json",
 )
+_FOLDERS = ("parts", "figures", "gcg")
 
 
 class RunConflict(ValueError):
@@ -57,6 +58,37 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             + (", or give --force to throw the run away and start over" if _looks_like_a_run(folder) else "")
         ) from error
     return manifest
+
+
+def check_place(folder: Path) -> None:
+    """Nothing, if a run's folder may lie there.
+
+    Raises:
+        RunConflict: a file lies there or in the way, a link that leads nowhere, or the name is too long.
+    """
+    try:
+        if folder.is_symlink() and not folder.exists():
+            raise RunConflict(f"{folder} is a link to {os.readlink(folder)}, which is not there; name another --out")
+        for place in (folder, *folder.parents):
+            if place.exists() and not place.is_dir():
+                raise RunConflict(f"{place} is a file, expected a folder for the run; name another --out")
+    except OSError as error:
+        raise RunConflict(
+            f"{str(folder)[:60]}... is no name for a folder: {error.strerror}; name another --out"
+        ) from error
+
+
+def check_inside(folder: Path) -> None:
+    """Nothing, if what the run writes can be written there.
+
+    Raises:
+        RunConflict: a file lies where a folder of the run must, or a folder where a file must.
+    """
+    for name in (*_OURS, *(f"parts/{path.name}" for path in (folder / "parts").glob("*.npz"))):
+        path, is_folder = folder / name, name in _FOLDERS
+        if path.exists() and path.is_dir() != is_folder:
+            wanted, there = ("folder", "file") if is_folder else ("file", "folder")
+            raise RunConflict(f"{path} is a {there}, where a run has a {wanted}; move it away, or name another --out")
 
 
 def refuse_foreign(folder: Path) -> None:

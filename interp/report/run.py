@@ -19,11 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+from zipfile import BadZipFile
 
 import numpy as np
 
 from interp.report.files import write_bytes
-from interp.report.folder import RunConflict, clear, read_manifest, refuse_foreign, sweep
+from interp.report.folder import RunConflict, check_inside, check_place, clear, read_manifest, refuse_foreign, sweep
+from interp.work.store import NOTHING_SCORED
 from interp.work.versions import versions
 
 if TYPE_CHECKING:
@@ -49,15 +51,16 @@ class Run:
         weights: str | None = None,
         seed: int = 0,
         force: bool = False,
+        places: Sequence[str] = (),
     ) -> Run:
         """A new run, or the one that was begun in this folder with the same arguments; ``force`` starts over.
+        ``places`` are arguments that may change: what lies there is compared otherwise.
 
         Raises:
             RunConflict: the folder holds a run with other arguments, weights or versions, or files of something else.
         """
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise RunConflict(f"{folder} is a file, expected a folder for the run; name another --out")
+        check_place(folder)
         identity = json.loads(json.dumps({"arguments": dict(arguments), "weights": weights, "versions": versions()}))
         if force:
             clear(folder)
@@ -66,8 +69,11 @@ class Run:
             refuse_foreign(folder)
             manifest = {**identity, "seed": seed, "started": _now(), "resumed": [], "finished": None, "skipped": []}
         else:
+            moved = {name: identity["arguments"][name] for name in places}
+            old = {**old, "arguments": {**old["arguments"], **moved}}
             _refuse_other(folder, old, identity)
             manifest = {**old, "resumed": [*old["resumed"], _now()], "finished": None}
+        check_inside(folder)
         (folder / "parts").mkdir(parents=True, exist_ok=True)
         sweep(folder)
         run = cls(folder, manifest)
@@ -81,7 +87,12 @@ class Run:
         Raises:
             FileNotFoundError: the folder holds no run.
         """
-        manifest = read_manifest(Path(folder))
+        try:
+            manifest = read_manifest(Path(folder))
+        except RunConflict as error:
+            raise ValueError(
+                f"{folder} holds no run that can be read: {error.__cause__!r:.200}; make it anew"
+            ) from error
         if manifest is None:
             raise FileNotFoundError(
                 f"{folder} holds no run (no readable manifest.json); expected a folder made by --out"
@@ -125,10 +136,21 @@ class Run:
         return path
 
     def read_table(self, name: str) -> pd.DataFrame:
-        """The frame of ``NAME.parquet``."""
+        """The frame of ``NAME.parquet``.
+
+        Raises:
+            FileNotFoundError, ValueError: it is not there, or damaged.
+        """
         import pandas as pd
 
-        return pd.read_parquet(self.folder / f"{name}.parquet")
+        path = self.folder / f"{name}.parquet"
+        again = "give the command of that run once more, which keeps what is finished"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there: a run that is not finished, or of another kind; {again}")
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error!s:.200}); {again}") from error
 
     def finish(self, skipped: Sequence[Mapping[str, str]] = ()) -> None:
         """Marks the run as finished and records what was skipped: ``sample_id`` and ``reason`` each."""
@@ -136,13 +158,12 @@ class Run:
         self.save_manifest()
 
     def withdraw(self) -> None:
-        """Takes a run away that this process began and in which nothing was finished: then the corrected command may
+        """Takes a run away that this process began and in which nothing was scored: then the corrected command may
         begin in the same folder."""
         names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
         new = not self.manifest["resumed"] and self.manifest["finished"] is None
-        if new and names == {"manifest.json", "parts"} and not any((self.folder / "parts").iterdir()):
-            (self.folder / "manifest.json").unlink()
-            (self.folder / "parts").rmdir()
+        if new and names == {"manifest.json", "parts"} and not any(map(_scored, (self.folder / "parts").glob("*.npz"))):
+            clear(self.folder)
 
     def save_manifest(self) -> None:
         """Writes ``manifest.json`` as it is in memory."""
@@ -153,6 +174,15 @@ class Run:
         if len(name) > 120:
             name = name[:60] + "-" + hashlib.sha256(key.encode()).hexdigest()
         return self.folder / "parts" / f"{name}.npz"
+
+
+def _scored(part: Path) -> bool:
+    """Whether a part holds more than the reasons why its samples were skipped."""
+    try:
+        with np.load(part, allow_pickle=False) as arrays:
+            return NOTHING_SCORED not in arrays.files
+    except (OSError, ValueError, BadZipFile):
+        return True
 
 
 def _now() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from interp.models._config import check_images, check_source
+from interp.models._described import check_folder
 from interp.models._hf import BrokenCheckpoint, listed
 from interp.types import Prompts, Proposals
 
@@ -178,9 +181,21 @@ def load(model_class: Any, checkpoint: str, device: str | None, **options: Any) 
 
     Raises:
         BrokenCheckpoint: with the names of the weights that the checkpoint lacks.
+        FileNotFoundError, interp.models._config.BrokenConfig: neither a folder nor a hub id, or a folder with files
+            that cannot be read.
     """
+    check_source(checkpoint, "a segmenter")
+    if Path(checkpoint).is_dir():
+        check_folder(Path(checkpoint))
+        check_images(Path(checkpoint))
     given = {"dtype": torch.float32, **options}
-    model, info = model_class.from_pretrained(checkpoint, output_loading_info=True, **given)
+    try:
+        model, info = model_class.from_pretrained(checkpoint, output_loading_info=True, **given)
+    except OSError as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FileNotFoundError(
+            f"the segmenter {checkpoint} cannot be had ({why}); give a folder that holds it, or go online"
+        ) from error
     if missing := sorted(info["missing_keys"]):
         raise BrokenCheckpoint(
             f"{checkpoint} lacks {len(missing)} of the weights of {model_class.__name__}: {listed(missing)}. "

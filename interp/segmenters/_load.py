@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from interp import plugins
 from interp.contracts import Segmenter
+from interp.models._config import CONFIG, check_source, read_config
 from interp.plugins import data_folder
 
 SHIPPED = "mini-sam"
@@ -43,17 +43,21 @@ def default_segmenter() -> str:
 
 
 def _model_type(name: str, place: str) -> str:
-    config = Path(place) / "config.json"
-    if config.is_file():
-        try:
-            return str(json.loads(config.read_text())["model_type"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+    folder = Path(place)
+    if folder.is_dir():
+        if not (folder / CONFIG).exists():
             raise plugins.UnknownName(
-                f"{config} names no model_type ({type(error).__name__}: {error!s:.200}); expected a segmenter as "
-                "transformers saves it"
-            ) from error
-    if "/" not in name or Path(place).exists():
+                f"the folder {name} has no {CONFIG}; expected a segmenter as transformers saves it"
+            )
+        return str(read_config(folder)["model_type"])
+    if "/" not in name:
         plugins.check("segmenters", name)
+    check_source(place, "a segmenter")
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(place).model_type
+    try:
+        return AutoConfig.from_pretrained(place).model_type
+    except OSError as error:
+        raise plugins.UnknownName(
+            f"no segmenter {name} is to be had from the hub ({str(error).splitlines()[0]}); give a folder, or go online"
+        ) from error

@@ -38,6 +38,15 @@ class Memory:
         self.entries[key] = arrays
 
 
+NOTHING_SCORED = "nothing_scored"
+
+
+def marked(arrays: Mapping[str, np.ndarray], scored: bool) -> dict[str, np.ndarray]:
+    """The arrays of a batch; with a mark if every sample of it was skipped, so that a failed run which holds nothing
+    else can be told from one whose work must be kept."""
+    return dict(arrays) if scored else {**arrays, NOTHING_SCORED: np.array(True)}
+
+
 def key_of(settings: Mapping[str, Any], group: Sequence[Sample | Skip]) -> str:
     """The batch's key in the store: changes with whatever can change its scores."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

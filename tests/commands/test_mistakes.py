@@ -128,12 +128,12 @@ def text(value):
 @pytest.mark.parametrize(
     ("file", "harm", "message"),
     [
-        ("model.safetensors", cut, "cannot be loaded"),
-        ("model.safetensors", lambda path: path.write_bytes(b""), "cannot be loaded"),
+        ("model.safetensors", cut, "cut off or damaged"),
+        ("model.safetensors", lambda path: path.write_bytes(b""), "cut off or damaged"),
         ("model.safetensors", other_shapes, "up_proj"),
-        ("config.json", text("[1, 2]"), "names no model_type"),
-        ("config.json", text("null"), "names no model_type"),
-        ("config.json", text('{"model_type": ["llava"]}'), "no model family"),
+        ("config.json", text("[1, 2]"), "config.json holds a list; expected an object"),
+        ("config.json", text("null"), "config.json holds null; expected an object"),
+        ("config.json", text('{"model_type": ["llava"]}'), "model_type: Input should be a valid string"),
         ("config.json", text("[" * 100_000), "config.json"),
         ("processor_config.json", text("[" * 100_000), ""),
         ("tokenizer.json", text("{}"), ""),

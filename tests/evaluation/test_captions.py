@@ -72,3 +72,37 @@ def test_java_gives_the_same_tokens_for_plain_captions_and_a_meteor_of_one_for_e
     assert equal.meteor == pytest.approx(1, abs=1e-6) and 0 < other.meteor < equal.meteor
     assert equal.tokeniser == "ptb" and not equal.notes
     assert captions.score(["", texts[1], ""], REFERENCES, java=True).each[[0, 2]].tolist() == [0, 0]
+
+
+class Locked:
+    """What of pycocoevalcap's Meteor an error or Ctrl-C leaves behind: its lock taken, its process alive."""
+
+    def __init__(self):
+        import subprocess
+        import sys
+        import threading
+
+        pipe = subprocess.PIPE
+        self.lock = threading.Lock()
+        self.meteor_p = subprocess.Popen([sys.executable, "-c", "input()"], stdin=pipe, stdout=pipe, stderr=pipe)
+
+    def compute_score(self, *_):
+        self.lock.acquire()
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_meteor_leaves_no_lock_that_the_end_of_the_program_waits_for(monkeypatch):
+    made = Locked()
+    monkeypatch.setattr(captions, "_modules", lambda: {"meteor": type("M", (), {"Meteor": staticmethod(lambda: made)})})
+    with pytest.raises(KeyboardInterrupt):
+        captions._meteor({0: ["a dog"]}, {0: ["a dog"]})
+    assert not made.lock.locked() and made.meteor_p.poll() is not None
+
+
+@pytest.mark.parametrize(
+    "java", [False, pytest.param(True, marks=pytest.mark.skipif(not shutil.which("java"), reason="no Java"))]
+)
+def test_captions_without_a_word_are_undefined_and_say_why(java):
+    found = captions.score(["A dog.", "A cat."], [["", "  "], ["..."]], java=java)
+    assert math.isnan(found.meteor) and math.isnan(found.cider) and np.isnan(found.each).all()
+    assert "no reference caption holds a word" in found.notes["cider"]

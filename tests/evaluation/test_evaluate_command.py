@@ -186,7 +186,7 @@ def test_another_run_in_the_folder_is_refused_and_force_starts_over(model, tmp_p
     [
         ("referring", "scenes", (), "needs one expression a sample"),
         ("narrative", "scenes", (), "needs the data set narratives"),
-        ("referring", "scenes", ("--answers", "generated"), "leave out answers='generated'"),
+        ("referring", "scenes", ("--answers", "generated"), "leave out --answers generated"),
         ("narrative", "scenes", ("--merge", "drop"), "needs a mask for every phrase"),
         ("gcg", "scenes", ("--encoder", "/nosuch"), "no text encoder '/nosuch'"),
         ("gcg", "scenes", ("--heads", "top3"), "needs --ranking"),
@@ -242,9 +242,11 @@ def test_perfect_predictions_in_files_score_one(predictions, root, tmp_path):
         (lambda d: d.pop("caption"), "has not caption"),
         (lambda d: d["pred_masks"][0].update(size=[10, 10]), "run lengths of mask 0"),
         (lambda d: d["pred_masks"][0].update(counts="0"), "run lengths of mask 0"),
-        (lambda d: d.update(phrases=None), "no list for its phrases"),
-        (lambda d: d.update(pred_masks=3), "no list for its phrases or pred_masks"),
-        (lambda d: d["phrases"].__setitem__(0, "a \ud83d"), "half of a character"),
+        (lambda d: d.update(phrases=None), "Input should be a valid list"),
+        (lambda d: d.update(pred_masks=3), "Input should be a valid list"),
+        (lambda d: d.update(caption=None), "no usable caption.*got None"),
+        (lambda d: d["phrases"].__setitem__(0, None), r"no usable phrases\.0.*got None"),
+        (lambda d: d["phrases"].__setitem__(0, "a \ud83d"), "half a character"),
     ],
 )
 def test_predictions_of_another_run_are_refused(change, word, predictions, root):

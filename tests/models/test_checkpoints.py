@@ -322,3 +322,16 @@ def test_processors_of_older_libraries_work_when_wrapped_too_and_stay_as_they_ar
         setattr(old, name, 0 if name.startswith("num") else None)
     torch.testing.assert_close(interp.capture(interp.wrap(model, old), photo, "Hi", "A dog.").attention, expected)
     assert not any(getattr(old, name) for name in settings)
+
+
+def test_a_file_that_could_run_code_is_named_without_advice_to_run_it(tmp_path):
+    import pickle
+
+    from interp.models._overlay import stored_in
+    from interp.models._stored import tensors_in
+
+    (tmp_path / "mm_projector.bin").write_bytes(pickle.dumps([print]))
+    for read in (stored_in, tensors_in):
+        with pytest.raises(CheckpointMismatch, match="objects other than tensors") as caught:
+            read(tmp_path / "mm_projector.bin")
+        assert "weights_only" not in str(caught.value)

@@ -186,3 +186,13 @@ def test_drawing_leaves_the_callers_settings_alone():
     heat_map(frame(), "mass_in_mask")
     atlas(np.ones((1, 1, 2, 2), dtype=np.float32), "x")
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("phrase", ["", "  ", "_private"])
+def test_a_phrase_without_words_has_a_place_in_the_legend(phrase):
+    from interp.plots.evaluated import beside
+
+    image, mask = np.zeros((8, 9, 3), dtype=np.uint8), np.eye(8, 9, dtype=bool)
+    figure = beside(image, [(phrase, mask)], [], "said")
+    (text,) = figure.axes[0].get_legend().get_texts()
+    assert text.get_text().strip() and not text.get_text().startswith("_")

@@ -147,13 +147,15 @@ def from_eager(lmm):
         plain = lmm.model(**again.call).logits
         with interp.record(lmm.decoder, rows):
             same = torch.equal(lmm.model(**again.call).logits, plain)
-        kernel = lmm.model.config._attn_implementation
+        config = lmm.model.config
+        kernels = {name: getattr(config, name)._attn_implementation for name in config.sub_configs}
+        kernels[""] = config._attn_implementation
         lmm.model.set_attn_implementation("eager")
         try:
             out = lmm.model(**again.call, output_attentions=True)
             under_eager = interp.capture(lmm, image, PROMPT, ANSWER, tokens="all", query="self")
         finally:
-            lmm.model.set_attn_implementation(kernel)
+            lmm.model.set_attn_implementation(kernels)
     eager = torch.stack([x for x in out.attentions if x is not None], 1)[0][:, :, list(rows)].permute(2, 0, 1, 3)
     own = interp.capture(lmm, image, PROMPT, ANSWER, tokens="all", query="self")
     return _from_rows(own, eager), _from_rows(under_eager, eager), same

@@ -64,6 +64,7 @@ def finished(model_class, config, tokens, seed, spread=0.0):
             if "language_model" not in name and weight.ndim > 1:
                 torch.nn.init.normal_(weight, std=spread)
     mute = [i for i in range(len(tokens)) if i in tokens.all_special_ids or tokens.convert_ids_to_tokens(i)[:1] == "<"]
+    mute += [i for i in range(len(tokens)) if not tokens.decode([i]).strip()]
     model.generation_config.suppress_tokens = sorted({*mute} - {tokens.eos_token_id})
     model.generation_config.eos_token_id = tokens.eos_token_id
     model.generation_config.pad_token_id = tokens.pad_token_id

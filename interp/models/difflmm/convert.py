@@ -23,6 +23,7 @@ from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, CLIPVi
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils.hub import cached_file
 
+from interp.models._config import check_source, read_object
 from interp.models._original.prompt import chat_template
 from interp.models.difflmm.configuration import SCHEDULER, DiffLMMConfig
 from interp.models.difflmm.encoder import number, until_up_block, without_decoder
@@ -76,6 +77,9 @@ def convert(
         raise ValueError(f"normalisation is {normalisation!r}; expected 'released' or 'paper'")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already; remove it or give another folder")
+    parts_of = {"its language model": language_model, "Stable Diffusion": diffusion, "CLIP": clip}
+    for what, place in {"released DiffLMM weights": source, **parts_of}.items():
+        check_source(place, what)
     projector = projector_of(source, hub)
     parts, sizes = _frozen_parts(diffusion, clip)
     text, tokenizer = _language_model(source, language_model, hub)
@@ -149,7 +153,7 @@ def _frozen_parts(diffusion: str, clip: str) -> tuple[dict[str, Any], dict[str, 
         loaded[name], info = kind.from_pretrained(diffusion, subfolder=name, output_loading_info=True)
         refuse(f"{diffusion}/{name}", info["missing_keys"], info["unexpected_keys"])
     path = cached_file(diffusion, "scheduler_config.json", subfolder="scheduler")
-    scheduler = {k: v for k, v in json.loads(Path(str(path)).read_text()).items() if k in SCHEDULER}
+    scheduler = {k: v for k, v in read_object(Path(str(path))).items() if k in SCHEDULER}
     sizes = {f"{name}_config": {k: v for k, v in part.config.items() if k[0] != "_"} for name, part in loaded.items()}
     parts = {
         "vision_tower": vision,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ from huggingface_hub import is_offline_mode
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
+from interp.models._config import read_object
+from interp.models._hf import listed
 from interp.models._overlay import stored_in
 
 LANGUAGE_MODEL = "lmsys/vicuna-7b-v1.5"
@@ -109,7 +110,7 @@ def rows_in(projector: Mapping[str, Tensor], name: str) -> int | None:
 
 def settings_of(source: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     path = file_of(source, "config.json", hub)
-    given = json.loads(Path(path).read_text()) if path else {}
+    given = read_object(Path(path)) if path else {}
     if wrong := [f"{name} {given[name]!r}" for name in ALWAYS if not given.get(name, True)]:
         raise ConversionError(f"config.json of {source} has {', '.join(wrong)}; expected true: DiffLMM has both")
     return {ours: given[theirs] for theirs, ours in SETTINGS.items() if given.get(theirs) is not None}
@@ -124,7 +125,7 @@ def needless(unexpected: Iterable[str], part: str) -> list[str]:
 
 
 def refuse(what: str, missing: Iterable[str], left: Iterable[str]) -> None:
-    problems = [f"missing keys: {', '.join(sorted(missing))}"] * bool(missing)
-    problems += [f"keys left over: {', '.join(sorted(left))}"] * bool(left)
+    problems = [f"missing keys: {listed(sorted(missing))}"] * bool(missing)
+    problems += [f"keys left over: {listed(sorted(left))}"] * bool(left)
     if problems:
-        raise ConversionError(f"{what}: {'; '.join(problems)}")
+        raise ConversionError(f"{what} holds other weights than expected: {'; '.join(problems)}")
