@@ -113,7 +113,10 @@ def top_heads(folder: str, k: int, by: str | None = None) -> list[Head]:
     try:
         return _top(found, folder, k, by)
     except (AttributeError, KeyError, TypeError, UndefinedVariableError) as error:
-        raise ValueError(f"{folder} is not as `interp rank` writes it ({error!r:.200}); rank anew") from error
+        lost = f"no {error.args[0]!r}" if isinstance(error, KeyError) else "something of another kind"
+        raise ValueError(
+            f"{folder} is not as `interp rank` writes it ({lost} in its manifest or heads.parquet); rank anew"
+        ) from error
 
 
 def _top(found: Run, folder: str, k: int, by: str | None) -> list[Head]:
