@@ -16,9 +16,10 @@ from interp.types import Head
 NAMED = ("all", "released")
 """Every head, and head H-2 of each layer; which heads these are depends on the model."""
 FORMS = "L14H24, 14:24, (14, 24), Head(14, 24), several of them, all, released, or top3 of a ranking"
-_ONE = r"L\s*(\d+)\s*H\s*(\d+)|(\d+)\s*:\s*(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\)"
+_N = "([0-9]{1,6})"
+_ONE = rf"L\s*{_N}\s*H\s*{_N}|{_N}\s*:\s*{_N}|\(\s*{_N}\s*,\s*{_N}\s*\)"
 _SEVERAL = re.compile(rf"(?:{_ONE})(?:[\s,;]+(?:{_ONE}))*", re.IGNORECASE)
-_BEST = re.compile(r"top\s*(\d+)(?:\s+of\s+(.+))?", re.IGNORECASE)
+_BEST = re.compile(rf"top\s*{_N}(?:\s+of\s+(.+))?", re.IGNORECASE)
 
 
 def read_heads(given: Any, of: Any = None, by: str | None = None) -> str | list[Head]:
@@ -72,7 +73,8 @@ def _from_text(text: str, of: Any, by: str | None) -> str | list[Head]:
             )
         return top_of(place, int(best[1]), by)
     if not _SEVERAL.fullmatch(text):
-        raise ValueError(f"cannot read heads from {text!r}; expected {FORMS}")
+        short = repr(text if len(text) <= 60 else text[:50] + "...")
+        raise ValueError(f"cannot read heads from {short}; expected {FORMS}")
     numbers = ([int(n) for n in found if n] for found in re.findall(_ONE, text, re.IGNORECASE))
     return [Head(*pair) for pair in numbers]
 
@@ -106,7 +108,8 @@ def top_of(ranking: Any, k: int, by: str | None = None) -> list[Head]:
         own = own.dropna(subset=[column]).sort_values([column, "layer", "head"], ascending=[not higher, True, True])
         found = [Head(int(row[0]), int(row[1])) for row in own[["layer", "head"]].to_numpy()]
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"{where} is not as `interp rank` writes it ({error!r:.200}); rank anew") from error
+        lost = f"no {error.args[0]!r}" if isinstance(error, KeyError) else "something of another kind"
+        raise ValueError(f"{where} is not as `interp rank` writes it ({lost} in its table); rank anew") from error
     if not 1 <= k <= len(found):
         raise ValueError(f"top{k}: {where} has {len(found)} heads with a {main}; expected 1 to that")
     return found[:k]

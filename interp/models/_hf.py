@@ -14,6 +14,7 @@ import transformers
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
+from transformers import AutoProcessor
 
 from interp.models._config import check_processor, check_settings
 from interp.models._folder import BASE
@@ -50,7 +51,9 @@ def class_named(architecture: str) -> Any:
         ) from error
 
 
-def load(model_class: Any, checkpoint: str, **from_pretrained: Any) -> tuple[torch.nn.Module, Any]:
+def load(
+    model_class: Any, checkpoint: str, processor_class: Any = AutoProcessor, **from_pretrained: Any
+) -> tuple[torch.nn.Module, Any]:
     """The model in eval mode and its processor.
 
     Raises:
@@ -71,7 +74,7 @@ def load(model_class: Any, checkpoint: str, **from_pretrained: Any) -> tuple[tor
             "Download or save it again."
         )
     hub = {k: v for k, v in from_pretrained.items() if k in HUB_OPTIONS}
-    return model.eval(), completed(load_processor(_with_processor(checkpoint), **hub), model.config)
+    return model.eval(), completed(load_processor(_with_processor(checkpoint), processor_class, **hub), model.config)
 
 
 def completed(processor: Any, config: Any) -> Any:

@@ -8,16 +8,19 @@ from typing import Any
 
 from transformers import AutoProcessor, ProcessorMixin
 
+from interp.models._pixtral import processor_class
+
 VIDEO = "video_processor"
 _ATTRIBUTES: Any = ProcessorMixin.get_attributes.__func__  # type: ignore[attr-defined]
 
 
-def load_processor(checkpoint: str, **hub: Any) -> Any:
+def load_processor(checkpoint: str, kind: Any = AutoProcessor, **hub: Any) -> Any:
     """The checkpoint's processor without its video parts: those need torchvision, and no image does."""
+    processor_class()  # makes it known
     every = vars(ProcessorMixin)["get_attributes"]
     ProcessorMixin.get_attributes = classmethod(_stills)  # type: ignore[assignment]
     try:
-        processor = AutoProcessor.from_pretrained(checkpoint, **hub)
+        processor = kind.from_pretrained(checkpoint, **hub)
     finally:
         ProcessorMixin.get_attributes = every
     if isinstance(processor, ProcessorMixin):

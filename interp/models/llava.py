@@ -1,11 +1,12 @@
 """LLaVA-1.5 and what is built like it: one grid of patches, one token each (``LlavaForConditionalGeneration``).
 
-Chat template and processing as in the released weights (llava-hf); Liu et al. 2023, arXiv 2310.03744.
+Chat template and processing as in the released weights (llava-hf); Liu et al. 2023, arXiv 2310.03744. Pixtral 12B is
+one too, with a grid of any shape (`interp.models.mistral3`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from interp.models import _hf
+from interp.models import _hf, mistral3
 from interp.types import PatchGrid
 
 TEMPLATE = "USER: {image}\n{prompt} ASSISTANT:"
@@ -39,16 +40,18 @@ def prepare(processor: Any, images: Sequence[np.ndarray], texts: Sequence[str], 
     return _hf.prepare(processor, images, texts, **options)
 
 
-def grid(model: Any, processor: Any, image_size: tuple[int, int], input_ids: Tensor) -> PatchGrid:
-    """Patch grid of one image of (height, width) pixels, from its unpadded row of ``input_ids``.
+def grid(model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Tensor]) -> PatchGrid:
+    """Patch grid of one image of (height, width) pixels, from its own inputs without padding.
 
     Raises:
         ValueError: the text holds another number of image tokens than the processor makes patches.
     """
+    if model.config.vision_config.model_type == "pixtral":
+        return mistral3.grid(model, processor, image_size, inputs)
     patch = model.config.vision_config.patch_size
     height, width = processed_size(processor.image_processor, image_size)
     rows, cols = height // patch, width // patch
-    positions = _hf.image_positions(input_ids, model.config.image_token_id)
+    positions = _hf.image_positions(inputs["input_ids"], model.config.image_token_id)
     summary = len(positions) - rows * cols  # a class token comes first where the model keeps it
     if summary not in (0, 1):
         raise ValueError(

@@ -102,7 +102,7 @@ def test_the_grid_holds_the_image_tokens_row_by_row(tiny_llava, photo):
     model, processor = tiny_llava
     text = llava.template(processor, "What is on the left?")
     ids = llava.prepare(processor, [photo], [text])["input_ids"][0]
-    grid = llava.grid(model, processor, photo.shape[:2], ids)
+    grid = llava.grid(model, processor, photo.shape[:2], {"input_ids": ids})
     assert grid.shape == (4, 4)
     assert (ids[torch.from_numpy(grid.token_index)] == model.config.image_token_id).all()
     assert (np.diff(grid.token_index.reshape(-1)) == 1).all()
@@ -113,7 +113,7 @@ def test_a_kept_class_token_is_no_patch(tiny_llava, photo):
     processor.vision_feature_select_strategy = "full"
     ids = llava.prepare(processor, [photo], [llava.template(processor, "What?")])["input_ids"][0]
     first = int((ids == model.config.image_token_id).nonzero()[0])
-    assert llava.grid(model, processor, photo.shape[:2], ids).token_index[0, 0] == first + 1
+    assert llava.grid(model, processor, photo.shape[:2], {"input_ids": ids}).token_index[0, 0] == first + 1
 
 
 def test_a_processor_of_another_model_is_refused(tiny_llava, photo):
@@ -121,7 +121,7 @@ def test_a_processor_of_another_model_is_refused(tiny_llava, photo):
     processor.patch_size = 16
     ids = llava.prepare(processor, [photo], [llava.template(processor, "What?")])["input_ids"][0]
     with pytest.raises(ValueError, match=r"4 image tokens.*4 x 4 = 16"):
-        llava.grid(model, processor, photo.shape[:2], ids)
+        llava.grid(model, processor, photo.shape[:2], {"input_ids": ids})
 
 
 def test_templates(tiny_llava):
