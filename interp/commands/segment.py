@@ -9,7 +9,7 @@ from typing import Any
 
 from interp.commands import _masks, _options
 from interp.commands import _session as session
-from interp.plugins import to_get
+from interp.plugins import data_folder, to_get
 
 HELP = "one answer with a pixel mask for every noun phrase"
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     method = method_of(options.preset, **chosen)
     name = options.segmenter or default_segmenter()
     if options.segmenter is None and name != SHIPPED:
-        session.say(f"segmenter: {name}. {to_get(SHIPPED)}")
+        session.say(f"segmenter: {name}, since {SHIPPED} is not in {data_folder()}. {to_get(SHIPPED)}")
     segmenter = interp.load_segmenter(name, options.checkpoint, options.device)
     lmm = session.load(options)
     _masks.check_heads(method, lmm)
