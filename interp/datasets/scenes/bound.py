@@ -22,7 +22,8 @@ _LISTS = (
     "You can see {list} here.",
     "The scene contains {list}.",
 )
-_PLACED = ("{Where} is {a}", "{Where} there is {a}", "{Where} you can see {a}", "{Where} stands {a}")
+SINGLE, TOYS = 0.25, 0.25  # shares of attribute captions: "the red thing is a cup", "a red toy cup"; else "a red cup"
+_PLACED = ("{Where} is {a}", "{Where} there is {a}", "{Where} {a}", "{Where} stands {a}")
 _ORDERS = (
     ("From left to right", "Going from left to right", "From the left to the right"),
     ("From top to bottom", "Going from top to bottom", "From the top to the bottom"),
@@ -89,8 +90,10 @@ def free(rng: np.random.Generator, split: str, things: Sequence[Thing]) -> Said 
 
 
 def attribute(rng: np.random.Generator, split: str, things: Sequence[Thing]) -> Said | None:
-    """``There is a red cup, a small frog and two blue foxes.``; ``The red thing is a cup ...``"""
-    words, single = {}, rng.random() < 0.25
+    """``There is a red cup and two small foxes.``; ``There is a red toy cup ...``; ``The red thing is a cup ...``"""
+    words, form = {}, rng.random()
+    single = form < SINGLE
+    toys = not single and form < SINGLE + TOYS
     for k in range(len(things)):
         true = [w for w in attributes(things, k) if seen_in_training(split, things[k].noun, w)]
         if single:
@@ -107,7 +110,8 @@ def attribute(rng: np.random.Generator, split: str, things: Sequence[Thing]) -> 
         ]
         text = sentence(joined(parts)) + "."
     else:
-        text = str(pick(rng, _LISTS)).format(list=joined([named(things[k], words[k]) for k in order]))
+        listed = [named(things[k], [*words[k], *["toy"] * toys]) for k in order]
+        text = str(pick(rng, _LISTS)).format(list=joined(listed))
         text = text.replace("here is two", "here are two")
     return Said(text, dict.fromkeys(order, "attribute"))
 
