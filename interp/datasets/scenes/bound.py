@@ -22,7 +22,7 @@ _LISTS = (
     "You can see {list} here.",
     "The scene contains {list}.",
 )
-SINGLE, TOYS = 0.25, 0.25  # shares of attribute captions: "the red thing is a cup", "a red toy cup"; else "a red cup"
+SINGLE, TOYS = 0.3, 0.3  # shares of attribute captions: "the red thing is a cup", "a red toy cup"; else "a red cup"
 _PLACED = ("{Where} is {a}", "{Where} there is {a}", "{Where} {a}", "{Where} stands {a}")
 _ORDERS = (
     ("From left to right", "Going from left to right", "From the left to the right"),
