@@ -107,26 +107,25 @@ class Grids:
         """``nouns``, ``colours`` (Int[list entry piece], -1: none), ``at`` (Float[list entry word]), ``noise``
         (Float[list entry channel]) and the text's tokens."""
         rng = np.random.default_rng([step, 11])
-        side, rows, nouns, colours = int(rng.choice(self.sides)), [], [], []
+        side, rows, some = int(rng.choice(self.sides)), [], []
         for _ in range(self.size):
             things, boxes = layout(rng, sides=self.things)
             prompt, answer = spoken(rng, things, self.shares)
             rows.append((f"USER: {'<image>' * side**2}\n{prompt} ASSISTANT:", answer))
-            some = self.entries(rng, things, boxes, side)
-            nouns.append(some[0])
-            colours.append(some[1])
-        return self.tensors(nouns, colours, side, rng, step) | tokens(self.fast, rows)
+            some.append(self.entries(rng, things, boxes, side))
+        return self.tensors(some, side, rng, step) | tokens(self.fast, rows)
 
-    def tensors(self, nouns, colours, side: int, rng: np.random.Generator, step: int) -> dict[str, torch.Tensor]:
-        """The grids' part of a batch."""
-        amount = len(nouns)
+    def tensors(self, some: list, side: int, rng: np.random.Generator, step: int) -> dict[str, torch.Tensor]:
+        """The grids' part of a batch, from what ``entries`` gives for each. What is empty says no place."""
+        amount, (nouns, colours, there) = len(some), zip(*some, strict=True)
         noise = torch.randn(amount, side**2, WIDTH, generator=torch.Generator().manual_seed(step))
         noise *= torch.from_numpy(rng.uniform(0, self.noise, (amount, 1, 1)).astype(np.float32))
-        at = torch.from_numpy(places(side)).expand(amount, -1, -1)
+        at = torch.from_numpy(places(side)) * torch.tensor(there)[..., None]
         return {"nouns": torch.tensor(nouns), "colours": torch.tensor(colours), "at": at, "noise": noise}
 
-    def entries(self, rng: np.random.Generator, things, boxes: np.ndarray, side: int) -> tuple[list, list]:
-        """Pieces of each cell's noun and colour; a cell of a thing may be empty, or, in noise, hold a wrong noun."""
+    def entries(self, rng: np.random.Generator, things, boxes: np.ndarray, side: int) -> tuple[list, list, list]:
+        """Pieces of each cell's noun and colour, and whether a thing is there (1, 0). A thing's cell may be empty, or,
+        in noise, hold a wrong noun."""
         flat = cells(boxes, side).ravel()
         first = np.array([np.flatnonzero(flat == k)[:1].sum() for k in range(len(things))])
         lost = rng.random(len(flat)) < 0.15
@@ -134,13 +133,14 @@ class Grids:
         wrong = rng.random(len(flat)) < 0.15 * self.noise * rng.random()
         others = rng.integers(len(scenes.nouns()), size=len(flat))
         fillers = rng.integers(len(FILLERS), size=len(flat))
-        nouns, colours = [], []
+        nouns, colours, there = [], [], []
         for cell, k in enumerate(flat):
             empty = k == EMPTY or lost[cell]
             noun = FILLERS[fillers[cell]] if empty else things[k].noun
             nouns.append(self.padded[scenes.nouns()[others[cell]] if wrong[cell] and not empty else noun])
             colours.append(self.padded["" if empty else things[k].colour])
-        return nouns, colours
+            there.append(float(not empty))
+        return nouns, colours, there
 
 
 def text(work: Path, log: Log, device: str, size: int = 32) -> None:
