@@ -50,7 +50,24 @@ def test_what_depends_on_the_model_stays_a_name():
     assert read_heads("all") == "all" and read_heads("released") == "released"
 
 
-@pytest.mark.parametrize("given", ["", "best", "L14", "14", "14:24:3", 14, (14,), (14.5, 2), ["all", "L1H2"], b"L1H2"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "best",
+        "L14",
+        "14",
+        "14:24:3",
+        "１:２",
+        "9999999:0",
+        "0:1 " * 400 + "x",
+        14,
+        (14,),
+        (14.5, 2),
+        ["all", "L1H2"],
+        b"L1H2",
+    ],
+)
 def test_what_is_no_head_is_said_with_the_forms_there_are(given):
     with pytest.raises(ValueError, match=r"L14H24|stands among"):
         read_heads(given)

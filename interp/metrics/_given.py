@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp import plugins
 from interp.contracts import Metric
+from interp.work.code import code_of
 
 DEFAULTS = {"higher_is_better": True, "raw": False, "uses_mask": True, "limits": (-math.inf, math.inf)}
 """What a function is unless it says otherwise, as an attribute of that name."""
@@ -77,21 +78,19 @@ def source_of(metric: Metric) -> str:
     """
     score = getattr(metric, "function", metric.score)
     homes: list[Any] = [metric, inspect.getmodule(score)]
+    texts = [Path(str(home.__file__)).read_text() for home in homes if isinstance(home, ModuleType) and _has_file(home)]
     try:
-        texts = [
-            Path(str(home.__file__)).read_text() for home in homes if isinstance(home, ModuleType) and _has_file(home)
-        ]
-        texts = texts or [inspect.getsource(score)]
-        if getattr(metric, "__package__", None) == __package__:
-            texts += [path.read_text() for path in sorted(Path(__file__).parent.glob("_*.py"))]
-    except (OSError, TypeError) as error:
+        if not texts or metric.__class__ is not ModuleType:
+            texts.append(code_of(score))
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(
             f"the code of {_named(score)} cannot be read ({error}); write the function in a file or a notebook's cell, "
             "so that what is kept of it can be told from another's"
         ) from error
-    closed = inspect.getclosurevars(score).nonlocals if inspect.isfunction(score) else {}
+    if getattr(metric, "__package__", None) == __package__:
+        texts += [path.read_text() for path in sorted(Path(__file__).parent.glob("_*.py"))]
     said = [getattr(metric, name) for name in DEFAULTS]
-    return hashlib.sha256(repr((texts, sorted(closed.items()), said)).encode()).hexdigest()
+    return hashlib.sha256(repr((texts, said)).encode()).hexdigest()
 
 
 def _has_file(module: Any) -> bool:

@@ -224,8 +224,7 @@ def _released(source: str, hub: dict[str, Any]) -> bool:
 
 def _model_type(name: str, source: str, hub: dict[str, Any]) -> str:
     """From the checkpoint's configuration, which transformers need not know: the family registers it."""
-    folder = Path(source)
-    if folder.is_dir():
+    if (folder := Path(source)).is_dir():
         if not (folder / CONFIG).exists():
             there = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
             raise UnknownModel(
@@ -240,12 +239,10 @@ def _model_type(name: str, source: str, hub: dict[str, Any]) -> str:
 
 
 def _nowhere(name: str, error: Exception) -> str:
-    here = (
-        f"{name!r} is no folder with a {CONFIG}, no shipped model ({', '.join(shipped()) or 'none here: INTERP_DATA'})"
-    )
+    there = ", ".join(shipped()) or "none here: INTERP_DATA"
+    here = f"{name!r} is no folder with a {CONFIG}, no shipped model ({there})"
     if Path(name).is_file():
         return f"{name!r} is a file; expected a folder with a {CONFIG}, a shipped model's name, or a hub id"
     if not HUB_ID.fullmatch(name):
         return f"{here}, and no hub id (NAMESPACE/NAME)"
-    why = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{here}, and the hub gave none under that name: {why}"
+    return f"{here}, and the hub gave none under that name: {(str(error).splitlines() or [type(error).__name__])[0]}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from interp.contracts import Metric
 from interp.metrics._given import metrics_of, source_of
 from interp.ranking.result import MASK_FREE
 from interp.types import Sample
+from interp.work.code import code_of
 
 Words = Sequence[str] | Callable[[Sample], Any] | str | None
 """Which words of an answer are scored: None, its noun phrases; ``"targets"``, the names of the sample's targets; a list
@@ -48,9 +48,8 @@ def _code(function: Callable[..., Any]) -> str:
         ValueError: it cannot be read, so that stored scores could be another's.
     """
     try:
-        closed = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
-        return hashlib.sha256(repr((inspect.getsource(function), sorted(closed.items()))).encode()).hexdigest()
-    except (OSError, TypeError) as error:
+        return hashlib.sha256(code_of(function).encode()).hexdigest()
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(
             f"the code of phrases={function!r} cannot be read ({error}); write it in a file or a notebook's cell, so "
             "that what is kept of it can be told from another's"
