@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from interp.datasets import scenes
+from interp.datasets.scenes import Thing
+from training.layouts import spoken
 from training.pictures import PATCH, PIXELS, Rendered
 
 FEATURES = -2  # the vision layer that LLaVA reads
+CAPTIONS = {"free": 0.7, "attribute": 0.2, "place": 0.1}
 
 
 def clip_model(entries: int, end: int):
@@ -39,18 +44,24 @@ def load_clip(work: Path, fast: Any) -> Any:
 
 
 def captioned(data: Rendered, fast, visits) -> dict[str, torch.Tensor]:
-    """Pictures with captions that name all of their nouns or, half the time, some of them."""
+    """Pictures with captions of all kinds; half of the free ones name some of the nouns only."""
     pixels, captions = [], []
     for visit in visits:
-        image, nouns, rng = data[visit]
-        named = list(nouns)
-        if rng.random() < 0.5:
-            named = list(rng.permutation(nouns)[: rng.integers(1, len(nouns) + 1)])
+        image, things, rng = data[visit]
+        captions.append(caption_of(rng, things) + "<eot>")
         pixels.append(image)
-        captions.append(scenes.caption(rng, named) + "<eot>")
     text = fast(captions, return_tensors="pt", padding=True, padding_side="right")
     return {
         "pixel_values": torch.stack(pixels),
         "input_ids": text["input_ids"],
         "attention_mask": text["attention_mask"],
     }
+
+
+def caption_of(rng: np.random.Generator, things: Sequence[Thing]) -> str:
+    """A caption of the scene, of the kinds in ``CAPTIONS``; a free one names all nouns or, half the time, some."""
+    if rng.random() < CAPTIONS["free"]:
+        nouns = [t.noun for t in things]
+        few = rng.integers(1, len(nouns) + 1) if rng.random() < 0.5 else len(nouns)
+        return scenes.caption(rng, list(rng.permutation(nouns))[:few])
+    return spoken(rng, things, {kind: share for kind, share in CAPTIONS.items() if kind != "free"})[1]

@@ -1,8 +1,8 @@
-"""CLIP's training: captions with images, and their nouns with patches."""
+"""CLIP's training: whole captions with images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from interp.datasets import scenes
-from training.clip import FEATURES, captioned, clip_model
+from training.clip import captioned, clip_model
 from training.loop import train
 from training.parts import Log
 from training.pictures import CLOSE, GRID, PATCH, PIXELS, Rendered
 from training.tokenizer import load_tokenizer
 
-CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 600, 2200, 300  # close-ups, scenes with half of their patches, scenes
-FEWEST = 6  # patches that a thing fills, more or less, when it is small
+CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 800, 2200, 300  # close-ups, scenes with half of their patches, scenes
 
 
 def placed(close_ups: torch.Tensor, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,86 +47,55 @@ def only(patches: torch.Tensor | None, embeddings: torch.nn.Module) -> Iterator[
         handle.remove()
 
 
-class Contrasts(torch.nn.Module):
-    """A CLIPModel and what compares its patches with single words; only the CLIPModel is kept."""
-
-    def __init__(self, model: torch.nn.Module, words) -> None:
-        super().__init__()
-        self.clip, self.words = model, words
-        self.patches = torch.nn.Sequential(torch.nn.LayerNorm(192), torch.nn.Linear(192, 192))
-        self.scale = torch.nn.Parameter(torch.tensor(14.0).log())
-
-    def forward(self, pixel_values, input_ids, attention_mask, patches=None):
-        """Cosines times scale: Float[images captions], and Float[images words] of each word's ``FEWEST`` best patches.
-
-        ``patches`` (Int[images kept]): those looked at, or all; of half of them, half as many count.
-        """
-        direction = lambda x: torch.nn.functional.normalize(x.float(), dim=-1)  # noqa: E731
-        read = lambda ids, mask: direction(  # noqa: E731
-            self.clip.text_projection(self.clip.text_model(input_ids=ids, attention_mask=mask).pooler_output)
-        )
-        with only(patches, self.clip.vision_model.embeddings):
-            seen = self.clip.vision_model(pixel_values=pixel_values, output_hidden_states=True)
-        words = {key: ids.to(input_ids.device) for key, ids in self.words.items()}
-        captions = direction(self.clip.visual_projection(seen.pooler_output)) @ read(input_ids, attention_mask).T
-        single = direction(self.patches(seen.hidden_states[FEATURES][:, 1:]))
-        single = single @ read(words["input_ids"], words["attention_mask"]).T
-        fewest = FEWEST // 2 if single.shape[1] == GRID**2 // 2 else FEWEST
-        return captions * self.clip.logit_scale.exp(), single.topk(fewest, 1).values.mean(1) * self.scale.exp()
-
-
-def contrast(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Mean over the right pairs of -log(e^right / (e^right + sum of e^wrong)), the wrong ones from the same row."""
-    wrong = scores.masked_fill(right, -1e4).logsumexp(1, keepdim=True)
-    return torch.nn.functional.softplus(wrong - scores)[right].mean()
+def agreement(model: Any, pixel_values, input_ids, attention_mask, patches=None) -> torch.Tensor:
+    """Float[images captions]: cosines times scale, from all patches or from some (``patches``, Int[images kept])."""
+    direction = lambda x: torch.nn.functional.normalize(x.float(), dim=-1)  # noqa: E731
+    with only(patches, model.vision_model.embeddings):
+        seen = model.vision_model(pixel_values=pixel_values).pooler_output
+    read = model.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+    scores = direction(model.visual_projection(seen)) @ direction(model.text_projection(read)).T
+    return scores * model.logit_scale.exp()
 
 
 class Batches:
     """What CLIP sees at each step: close-ups, scenes with half of their patches, or scenes; ``size`` scenes at once."""
 
-    def __init__(self, work: Path, fast: Any, nouns: Sequence[str], size: int) -> None:
-        self.fast, self.nouns, self.size = fast, nouns, size
+    def __init__(self, work: Path, fast: Any, size: int) -> None:
+        self.fast, self.size, self.nouns = fast, size, len(scenes.nouns())
         self.close, self.whole = Rendered(work, "close_ups"), Rendered(work)
 
     def __call__(self, step: int) -> dict[str, torch.Tensor]:
-        """Pictures, captions, which patches are looked at, and which nouns are ``right`` (Bool[image noun])."""
+        """Pictures, captions, and which patches are looked at."""
         random = torch.Generator().manual_seed(step)
         close = step < CLOSE_STEPS
-        data, amount = (self.close, 2 * len(self.nouns)) if close else (self.whole, self.size)
-        visits = range(step * amount, (step + 1) * amount)
-        batch = captioned(data, self.fast, visits)
+        data, amount = (self.close, self.nouns) if close else (self.whole, self.size)
+        batch = captioned(data, self.fast, range(step * amount, (step + 1) * amount))
         if close:
             batch["pixel_values"], batch["patches"] = placed(batch["pixel_values"], random)
         elif step < CLOSE_STEPS + HALVED_STEPS:
             batch["patches"] = torch.rand(amount, GRID**2, generator=random).argsort(1)[:, : GRID**2 // 2]
-        named = [data.nouns[visit % len(data.nouns)] for visit in visits]
-        return {**batch, "right": torch.tensor([[noun in those for noun in self.nouns] for those in named])}
+        return batch
 
 
-def loss_of(both: Contrasts, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-    """The sum of both contrasts, and each of them to log."""
-    right = batch.pop("right")
-    captions, of_words = both(**batch)
-    own = torch.arange(len(captions), device=captions.device)
-    whole = sum(torch.nn.functional.cross_entropy(x, own) for x in (captions, captions.T)) / 2
-    single = (contrast(of_words, right) + contrast(of_words.T, right.T)) / 2
-    return whole + single, {"captions": round(whole.item(), 3), "words": round(single.item(), 3)}
+def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    """The contrast of images with captions, both ways round; and how often the right caption is the nearest."""
+    scores = agreement(model, **batch)
+    own = torch.arange(len(scores), device=scores.device)
+    loss = sum(torch.nn.functional.cross_entropy(x, own) for x in (scores, scores.T)) / 2
+    return loss, {"found": round((scores.argmax(1) == own).float().mean().item(), 3)}
 
 
-def clip(work: Path, log: Log, device: str, size: int = 64) -> None:
-    """The contrastive model, from pictures and captions alone: close-ups first, scenes then.
+def clip(work: Path, log: Log, device: str, size: int = 96) -> None:
+    """The contrastive model, from pictures and whole captions alone: close-ups first, scenes then.
 
-    Captions are contrasted with images, as ever; and their nouns with patches: a noun, by its best patches, with the
-    nouns that the caption lacks and with the images whose captions lack it (after FILIP, arXiv 2111.07783, whose units
-    are all tokens). Captions tell what is there, never where. Close-ups have 36 patches instead of 144, and every noun
-    as often as every other in each batch. Half of a scene's patches are left out in the middle part, which halves
-    their cost (FLIP, arXiv 2212.00794).
+    Captions name things, free or by colour, size and place, and are contrasted with images, nothing else: what is where
+    in the picture is for CLIP to find out, and it finds out less than with words held against patches. Close-ups have
+    36 patches instead of 144, and every noun as often as every other in each batch. Half of a scene's patches are left
+    out in the middle part, which halves their cost (FLIP, arXiv 2212.00794).
     """
-    fast, nouns = load_tokenizer(work), list(scenes.nouns())
-    words = fast([f"a {noun}<eot>" for noun in nouns], return_tensors="pt", padding=True, padding_side="right")
+    fast = load_tokenizer(work)
     torch.manual_seed(0)
-    model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>"))
-    both = Contrasts(model, {key: words[key] for key in ("input_ids", "attention_mask")}).to(device)
-    batches, steps = Batches(work, fast, nouns, size), CLOSE_STEPS + HALVED_STEPS + WHOLE_STEPS
-    train("clip_state", both, batches, lambda batch: loss_of(both, batch), steps, 1e-3, 0.1, work, log, device)
+    model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>")).to(device)
+    batches, steps = Batches(work, fast, size), CLOSE_STEPS + HALVED_STEPS + WHOLE_STEPS
+    train("clip_state", model, batches, lambda batch: loss_of(model, batch), steps, 1e-3, 0.1, work, log, device)
     torch.save({"model": model.state_dict()}, work / "clip.pt")

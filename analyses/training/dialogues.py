@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from interp.datasets import scenes
+from training.layouts import SHARES, spoken
 from training.pictures import GRID, Rendered
 
 IGNORED = -100
+ONLY_CAPTIONS = {kind: share for kind, share in SHARES.items() if kind in scenes.KINDS}
 TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %} "
     "{% else %}ASSISTANT: {% for part in message['content'] %}{{ part['text'] }}{% endfor %}</s>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-
-
-def dialogue(rng: np.random.Generator, chosen) -> tuple[str, str]:
-    """A prompt and its answer: a caption two times in three, else a question."""
-    if rng.random() < 0.65:
-        return scenes.DESCRIBE[rng.integers(len(scenes.DESCRIBE))], scenes.caption(rng, chosen)
-    return scenes.question(rng, chosen)
 
 
 def tokens(fast, rows: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
@@ -47,10 +41,8 @@ class Dialogues:
     def __call__(self, visits: list[int]) -> dict[str, torch.Tensor]:
         rows, pixels = [], []
         for visit in visits:
-            image, nouns, rng = self.data[visit]
-            prompt, answer = dialogue(rng, nouns)
-            if self.captions_only:
-                prompt, answer = scenes.DESCRIBE[rng.integers(len(scenes.DESCRIBE))], scenes.caption(rng, nouns)
+            image, things, rng = self.data[visit]
+            prompt, answer = spoken(rng, things, ONLY_CAPTIONS if self.captions_only else SHARES)
             rows.append((f"USER: {'<image>' * GRID**2}\n{prompt} ASSISTANT:", answer))
             pixels.append(image)
         return {"pixel_values": torch.stack(pixels), **tokens(self.fast, rows)}

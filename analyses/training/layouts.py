@@ -10,22 +10,26 @@ from interp.datasets import scenes
 from interp.datasets.scenes import Thing
 
 EMPTY = -1
+PLACE_WORDS = ("left", "right", "top", "bottom", "middle")
 PLAIN = 0.2  # the share of layouts whose things have no colour
+SHARES = {"question": 0.1, "asked": 0.15, "free": 0.3, "attribute": 0.15, "place": 0.1, "relation": 0.1, "order": 0.1}
 
 
-def layout(rng: np.random.Generator, counts: tuple[int, int] = (1, 5)) -> tuple[tuple[Thing, ...], np.ndarray]:
+def layout(
+    rng: np.random.Generator, counts: tuple[int, int] = (1, 5), sides: tuple[float, float] = (0.26, 0.6)
+) -> tuple[tuple[Thing, ...], np.ndarray]:
     """Things and their boxes (Float[thing 4]: x0 y0 x1 y1, 0..1), later ones in front, as `scenes.compose` places
     objects: at least 60 % of each shows."""
     chosen = scenes.choose(rng, "train", counts)
     colours = scenes.colours_for(rng, "train", chosen, list(scenes.COLOURS)) if rng.random() > PLAIN else ()
     boxes: list[np.ndarray] = []
     for _ in chosen:
-        side = float(np.exp(rng.uniform(np.log(0.26), np.log(0.6))))
+        side = float(np.exp(rng.uniform(*np.log(sides))))
         while True:
             side *= 0.985
-            sides = side * np.where(rng.random(2) < 0.5, 1.0, rng.uniform(0.55, 1.0, 2))
-            corner = rng.random(2) * (1 - sides)
-            box = np.concatenate([corner, corner + sides])
+            extent = side * np.where(rng.random(2) < 0.5, 1.0, rng.uniform(0.55, 1.0, 2))
+            corner = rng.random(2) * (1 - extent)
+            box = np.concatenate([corner, corner + extent])
             if all(_overlap(box, other) < 0.4 * _area(other) for other in boxes):
                 break
         boxes.append(box)
@@ -60,11 +64,11 @@ def cells(boxes: np.ndarray, side: int) -> np.ndarray:
 
 
 def places(side: int) -> np.ndarray:
-    """Float[cell 12]: waves over x and y at each cell's middle, which tell where it is whatever the grid."""
-    at = (np.arange(side) + 0.5) / side
-    waves = np.stack([f(np.pi * k * at) for k in (1, 2, 4) for f in (np.sin, np.cos)], -1)
-    y, x = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
-    return np.concatenate([waves[x.ravel()], waves[y.ravel()]], -1).astype(np.float32)
+    """Float[cell word]: how much each of ``PLACE_WORDS`` is true of a cell, 0..1; with the cells row by row."""
+    at = (np.arange(side) + 0.5) / side * 2 - 1
+    y, x = (v.ravel() for v in np.meshgrid(at, at, indexing="ij"))
+    middle = np.clip(1.2 - 3 * np.maximum(abs(x), abs(y)), 0, 1)
+    return np.stack([*(np.clip(3 * v, 0, 1) for v in (-x, x, -y, y)), middle], -1).astype(np.float32)
 
 
 def spoken(rng: np.random.Generator, things: Sequence[Thing], shares: dict[str, float]) -> tuple[str, str]:

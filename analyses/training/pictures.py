@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import torch
 from PIL import Image
 
 from interp.datasets import scenes
+from interp.datasets.scenes import Thing
 from training.parts import Log
 
 PIXELS, PATCH, SCENES, CLOSE_UPS = 96, 8, 24_000, 50_400
 GRID = PIXELS // PATCH
+PLAIN, SIDES = 0.2, (0.26, 0.6)  # the share of scenes with untinted things; the things' sides
 CLOSE = 48  # side of a close-up in pixels: one or two objects at the size that they have in a scene
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 
@@ -26,21 +29,26 @@ def _small(image: np.ndarray, pixels: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((pixels, pixels), Image.Resampling.BICUBIC))
 
 
-def scene(index: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Scene number ``index``, UInt8[PIXELS PIXELS 3], and its nouns."""
+def scene(index: int) -> tuple[np.ndarray, tuple[Thing, ...]]:
+    """Scene number ``index``, UInt8[PIXELS PIXELS 3], and its things; one in five has the things' own colours."""
     rng = scenes.generator("train", index)
-    chosen = scenes.choose(rng, "train", counts=(1, 5))
-    return _small(scenes.compose(rng, chosen).image, PIXELS), chosen
+    if rng.random() < PLAIN:
+        made = scenes.compose(rng, scenes.choose(rng, "train", (1, 5)), sides=SIDES)
+        return _small(made.image, PIXELS), scenes.things_in(made)
+    made, things = scenes.tinted_scene(rng, "train", counts=(1, 5), sides=SIDES)
+    return _small(made.image, PIXELS), things
 
 
-def close_up(index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def close_up(index: int) -> tuple[np.ndarray, tuple[Thing, ...]]:
     """Noun number ``index`` modulo their number, three times in ten with another one."""
     rng, pool = scenes.generator("train", 1_000_000 + index), scenes.nouns()
     chosen = [pool[index % len(pool)]]
     other = pool[rng.integers(len(pool))]
     if rng.random() < 0.3 and other != chosen[0] and not scenes.held_out(chosen[0], other):
         chosen.append(other)
-    return _small(scenes.compose(rng, chosen, 2 * CLOSE, sides=(0.52, 1.0)).image, CLOSE), tuple(chosen)
+    colours = scenes.colours_for(rng, "train", chosen, list(scenes.COLOURS)) if rng.random() > PLAIN else ()
+    made = scenes.compose(rng, chosen, 2 * CLOSE, (0.52, 1.0), colours)
+    return _small(made.image, CLOSE), scenes.things_in(made, colours)
 
 
 def drawn(one: Callable[[int], Any], amount: int, log: Log, every: int, **about: Any) -> Iterator[tuple[int, Any]]:
@@ -53,14 +61,14 @@ def drawn(one: Callable[[int], Any], amount: int, log: Log, every: int, **about:
 
 
 def render(work: Path, log: Log, name: str, one: Callable[[int], Any], pixels: int, amount: int) -> None:
-    """WORK/NAME.npy (UInt8[picture pixels pixels 3]) and WORK/NAME.json (their nouns), of the training split."""
+    """WORK/NAME.npy (UInt8[picture pixels pixels 3]) and WORK/NAME.json (their things), of the training split."""
     images = np.lib.format.open_memmap(work / "partial.npy", "w+", np.uint8, (amount, pixels, pixels, 3))
-    nouns = []
+    things = []
     for i, (image, chosen) in drawn(one, amount, log, 4000, part="render", pictures=name):
         images[i] = image
-        nouns.append(chosen)
+        things.append([{**asdict(t), "hides": sorted(t.hides)} for t in chosen])
     images.flush()
-    (work / f"{name}.json").write_text(json.dumps(nouns))
+    (work / f"{name}.json").write_text(json.dumps(things))
     os.replace(work / "partial.npy", work / f"{name}.npy")
 
 
@@ -86,13 +94,16 @@ class Rendered:
     def __init__(self, work: Path, name: str = "scenes", things: tuple[int, int] = (1, 5)) -> None:
         self.images = np.load(work / f"{name}.npy", mmap_mode="r")
         every = json.loads((work / f"{name}.json").read_text())
-        self.numbers = [k for k, nouns in enumerate(every) if things[0] <= len(nouns) <= things[1]]
-        self.nouns = [every[k] for k in self.numbers]
+        self.numbers = [k for k, some in enumerate(every) if things[0] <= len(some) <= things[1]]
+        self.things = [tuple(Thing(**{**t, "hides": frozenset(t["hides"])}) for t in every[k]) for k in self.numbers]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
     def image(self, visit: int) -> np.ndarray:
         """UInt8[side side 3]."""
-        return self.images[self.numbers[visit % len(self.nouns)]]
+        return self.images[self.numbers[visit % len(self)]]
 
-    def __getitem__(self, visit: int) -> tuple[torch.Tensor, list[str], np.random.Generator]:
-        """Float[3 side side] normalised as CLIP's processor does, the nouns, and the visit's random stream."""
-        return normalised(self.image(visit)), self.nouns[visit % len(self.nouns)], np.random.default_rng([visit, 7])
+    def __getitem__(self, visit: int) -> tuple[torch.Tensor, tuple[Thing, ...], np.random.Generator]:
+        """Float[3 side side] normalised as CLIP's processor does, the things, and the visit's random stream."""
+        return normalised(self.image(visit)), self.things[visit % len(self)], np.random.default_rng([visit, 7])

@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 from training.parts import Log
 from training.trainer import ChangedOnly, Saver, Visits, resumable
 
-SAVED_TOO = (800, 1920)  # to go on from after an interruption; they do not ship
+SAVED_TOO = range(150, 3000, 150)  # to go on from after an interruption; they do not ship
 ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
@@ -37,7 +37,7 @@ class Round:
 
 ROUNDS = {
     "projector": Round((0, 32, 64, 125, 250, 500, 1000, 2000), 8, 3e-3, 0, (1, 2), captions_only=True),
-    "lora": Round((40, 160, 640, 1280, 2560), 16, 1.5e-3, 16_000, (1, 5)),
+    "lora": Round((20, 40, 80, 160, 320, 640, 1280, 2560), 16, 1.5e-3, 16_000, (1, 5)),
     "lora_last": Round((1600,), 16, 8e-4, 60_000, (2, 5)),
 }
 

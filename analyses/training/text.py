@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +10,44 @@ import numpy as np
 import torch
 
 from interp.datasets import scenes
-from training.dialogues import dialogue, tokens
+from training.dialogues import tokens
+from training.layouts import EMPTY, PLACE_WORDS, SHARES, cells, layout, places, spoken
 from training.loop import train
 from training.parts import Log
 from training.tokenizer import load_tokenizer
 
-SHORT = 16  # words of a short list, at most
-SHORT_STEPS, LONG_STEPS = 1500, 600  # what is said once is not said again; then to count
-MIXED_STEPS = 1600  # of the second round: lists of all lengths
+WIDTH, LAYERS = 192, 6
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One warm-up and cosine of the text stage: what is said how often (`spoken`), grids of how many cells a side, how
+    much noise, how large things are."""
+
+    steps: int
+    shares: dict[str, float]
+    sides: tuple[int, ...]
+    noise: float = 0.0
+    things: tuple[float, float] = (0.12, 0.3)
+    rate: float = 1.5e-3
+
+
+LESSONS = {
+    "text_nouns": Lesson(1500, {"free": 0.4, "question": 0.3, "attribute": 0.3}, (4,), rate=2e-3),
+    "text_attributes": Lesson(1500, {"attribute": 0.75, "free": 0.1, "asked": 0.15}, (4,)),
+    "text_places": Lesson(1500, {"place": 0.5, "attribute": 0.25, "free": 0.1, "asked": 0.15}, (4, 6)),
+    "text": Lesson(1500, SHARES, (6, 8, 12), 1.0, (0.26, 0.6)),
+}
+"""Nouns before colours, colours before places, all together last: each is built of what the one before has taught."""
 FILLERS = ("wall", "sky", "stone", "grass", "sand", "coin", "wood", "cloth")
 
 
-def llama(entries: int):
+def llama(entries: int, layers: int = LAYERS):
     """An untrained LlamaForCausalLM: 6 layers x 8 heads (4 key-value heads) x 32, width 192."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=entries, hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=8,
+        vocab_size=entries, hidden_size=WIDTH, intermediate_size=512, num_hidden_layers=layers, num_attention_heads=8,
         num_key_value_heads=4, head_dim=32, max_position_embeddings=1024, tie_word_embeddings=True,
         bos_token_id=1, eos_token_id=2, pad_token_id=3, attn_implementation="eager",
     )  # fmt: skip
@@ -35,82 +57,105 @@ def llama(entries: int):
 def load_llama(work: Path, fast: Any) -> Any:
     """The trained LlamaForCausalLM of WORK, whose tokenizer is ``fast``."""
     model = llama(len(fast))
-    model.load_state_dict(torch.load(work / "text.pt", weights_only=True)["model"])
+    state = torch.load(work / "text.pt", weights_only=True)["model"]
+    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
     return model
 
 
-def listed(rng: np.random.Generator, chosen, slots: int) -> list[str]:
-    """``slots`` words that name the things over and over, among fillers.
+class Reader(torch.nn.Module):
+    """A language model that is given entries of a grid in place of ``<image>``; only the language model is kept."""
 
-    In long lists up to half of them name a wrong thing, drawn anew for each, so that only who counts can tell what is
-    there. Short ones are right.
-    """
-    words = [noun for noun in chosen for _ in range(rng.integers(max(1, slots // 16), max(1, slots // 5) + 1))]
-    wrong = rng.random(slots) < (slots > SHORT) * rng.random() * np.where(np.arange(slots) < len(words), 0.5, 0.12)
-    words += [FILLERS[k] for k in rng.integers(len(FILLERS), size=slots - len(words))]
-    others = rng.integers(len(scenes.nouns()), size=slots)
-    words = [scenes.nouns()[others[k]] if wrong[k] else word for k, word in enumerate(words)]
-    return [words[k] for k in rng.permutation(slots)] if rng.random() < 0.5 else words
+    def __init__(self, model: Any, fast: Any) -> None:
+        super().__init__()
+        self.model, self.place = model, fast.convert_tokens_to_ids("<image>")
+        self.words = [fast(f" {word}", add_special_tokens=False)["input_ids"] for word in PLACE_WORDS]
+
+    def forward(self, nouns, colours, at, noise, input_ids, attention_mask, labels=None):
+        """The output for texts in which each ``<image>`` is an entry: the mean of its noun's pieces, its colour's and
+        its place's words added, with noise."""
+        embed = self.model.get_input_embeddings()
+        entries = _mean(embed, nouns) + _mean(embed, colours)
+        where = torch.stack([embed(torch.tensor(ids, device=at.device)).mean(0) for ids in self.words])
+        entries = entries + at @ where
+        entries = entries + noise * entries.detach().square().mean().sqrt()
+        embedded = embed(input_ids)
+        here = (input_ids == self.place)[..., None].expand_as(embedded)
+        embedded = embedded.masked_scatter(here, entries.to(embedded.dtype))
+        return self.model(inputs_embeds=embedded, attention_mask=attention_mask, labels=labels, use_cache=False)
 
 
-def lengths(step: int) -> dict[int, float]:
-    """How probable a list of each length is."""
-    if step < SHORT_STEPS:
-        return {8: 0.5, SHORT: 0.5}
-    if step < SHORT_STEPS + LONG_STEPS:
-        return {36: 0.4, 72: 0.3, 144: 0.3}
-    return {8: 0.25, SHORT: 0.25, 36: 0.2, 72: 0.15, 144: 0.15}
+def _mean(embed: Any, pieces: torch.Tensor) -> torch.Tensor:
+    there = (pieces >= 0)[..., None]
+    return (embed(pieces.clamp(0)) * there).sum(2) / there.sum(2).clamp(1)
 
 
-class Lists:
-    """Batches of ``size`` lists, each with a prompt and an answer that it tells."""
+class Grids:
+    """Batches of ``size`` layouts read as grids of words, each with a prompt and an answer that it tells."""
 
-    def __init__(self, fast: Any, size: int) -> None:
-        self.fast, self.size = fast, size
-        words = (*scenes.nouns(), *FILLERS)
+    def __init__(
+        self, fast: Any, size: int, sides: tuple[int, ...], noise: float, shares=SHARES, things=(0.26, 0.6)
+    ) -> None:
+        self.fast, self.size, self.sides, self.noise = fast, size, sides, noise
+        self.shares, self.things = shares, things
+        words = (*scenes.nouns(), *FILLERS, *scenes.COLOURS)
         pieces_of = {word: fast(f" {word}", add_special_tokens=False)["input_ids"] for word in words}
         longest = max(map(len, pieces_of.values()))
         self.padded = {word: ids + [-1] * (longest - len(ids)) for word, ids in pieces_of.items()}
+        self.padded[""] = [-1] * longest
 
     def __call__(self, step: int) -> dict[str, torch.Tensor]:
-        """``pieces`` (Int[list entry piece], -1: none), ``noise`` (Float[list entry channel]) and the text's tokens."""
-        rng, rows, lists = np.random.default_rng([step, 11]), [], []
-        slots = int(rng.choice(list(lengths(step)), p=list(lengths(step).values())))
+        """``nouns``, ``colours`` (Int[list entry piece], -1: none), ``at`` (Float[list entry word]), ``noise``
+        (Float[list entry channel]) and the text's tokens."""
+        rng = np.random.default_rng([step, 11])
+        side, rows, some = int(rng.choice(self.sides)), [], []
         for _ in range(self.size):
-            chosen = scenes.choose(rng, "train", counts=(1, 5))
-            prompt, answer = dialogue(rng, chosen)
-            rows.append((f"USER: {'<image>' * slots}\n{prompt} ASSISTANT:", answer))
-            lists.append(listed(rng, chosen, slots))
-        pieces = torch.tensor([[self.padded[word] for word in words] for words in lists])
-        noise = torch.randn(self.size, slots, 192, generator=torch.Generator().manual_seed(step))
-        noise *= torch.from_numpy(rng.uniform(0, slots > SHORT, (self.size, 1, 1)).astype(np.float32))
-        return {"pieces": pieces, "noise": noise, **tokens(self.fast, rows)}
+            things, boxes = layout(rng, sides=self.things)
+            prompt, answer = spoken(rng, things, self.shares)
+            rows.append((f"USER: {'<image>' * side**2}\n{prompt} ASSISTANT:", answer))
+            some.append(self.entries(rng, things, boxes, side))
+        return self.tensors(some, side, rng, step) | tokens(self.fast, rows)
+
+    def tensors(self, some: list, side: int, rng: np.random.Generator, step: int) -> dict[str, torch.Tensor]:
+        """The grids' part of a batch, from what ``entries`` gives for each. What is empty says no place."""
+        amount, (nouns, colours, there) = len(some), zip(*some, strict=True)
+        noise = torch.randn(amount, side**2, WIDTH, generator=torch.Generator().manual_seed(step))
+        noise *= torch.from_numpy(rng.uniform(0, self.noise, (amount, 1, 1)).astype(np.float32))
+        at = torch.from_numpy(places(side)) * torch.tensor(there)[..., None]
+        return {"nouns": torch.tensor(nouns), "colours": torch.tensor(colours), "at": at, "noise": noise}
+
+    def entries(self, rng: np.random.Generator, things, boxes: np.ndarray, side: int) -> tuple[list, list, list]:
+        """Pieces of each cell's noun and colour, and whether a thing is there (1, 0). A thing's cell may be empty, or,
+        in noise, hold a wrong noun."""
+        flat = cells(boxes, side).ravel()
+        first = np.array([np.flatnonzero(flat == k)[:1].sum() for k in range(len(things))])
+        lost = rng.random(len(flat)) < 0.15
+        lost[first] = False
+        wrong = rng.random(len(flat)) < 0.15 * self.noise * rng.random()
+        others = rng.integers(len(scenes.nouns()), size=len(flat))
+        fillers = rng.integers(len(FILLERS), size=len(flat))
+        nouns, colours, there = [], [], []
+        for cell, k in enumerate(flat):
+            empty = k == EMPTY or lost[cell]
+            noun = FILLERS[fillers[cell]] if empty else things[k].noun
+            nouns.append(self.padded[scenes.nouns()[others[cell]] if wrong[cell] and not empty else noun])
+            colours.append(self.padded["" if empty else things[k].colour])
+            there.append(float(not empty))
+        return nouns, colours, there
 
 
-def loss_of(model: Any, place: int, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, int]]:
-    """The answers' cross-entropy, with the list's entries where the text has ``place``; their number to log."""
-    embed, pieces = model.get_input_embeddings(), batch["pieces"]
-    there = (pieces >= 0)[..., None]
-    entries = (embed(pieces.clamp(0)) * there).sum(2) / there.sum(2).clamp(1)
-    entries = entries + batch["noise"] * entries.detach().square().mean().sqrt()
-    embedded = embed(batch["input_ids"])
-    at = (batch["input_ids"] == place)[..., None].expand_as(embedded)
-    embedded = embedded.masked_scatter(at, entries.to(embedded.dtype))
-    out = model(inputs_embeds=embedded, attention_mask=batch["attention_mask"], labels=batch["labels"])
-    return out.loss, {"entries": pieces.shape[1]}
+def text(work: Path, log: Log, device: str, size: int = 32) -> None:
+    """The language model, from text alone: grids of words, then captions, questions and answers about them.
 
-
-def text(work: Path, log: Log, device: str, size: int = 48) -> None:
-    """The language model, from text alone: lists of things, then captions, questions and answers about them.
-
-    The answer can only be had by looking back at the list, and by counting: some entries are wrong. An entry is one
-    vector, the mean of its word's pieces, with noise: whoever reads soft words can be taught to read patches. Two
-    rounds, each with warm-up and cosine: short lists before long ones; all lengths mixed.
+    A grid stands for a picture: each cell is one vector, its noun's pieces, its colour's and its place's. The answer
+    can only be had by looking back at the grid, and behind "red" or "at the top left is a" by finding the one cell that
+    is meant: whoever reads soft words so can be taught to read patches. In lessons, each with warm-up and cosine.
     """
     fast = load_tokenizer(work)
-    place, batches = fast.convert_tokens_to_ids("<image>"), Lists(fast, size)
     torch.manual_seed(1)
-    model = llama(len(fast)).to(device)
-    loss, first = lambda batch: loss_of(model, place, batch), SHORT_STEPS + LONG_STEPS
-    train("text_first", model, batches, loss, first, 2e-3, 0.05, work, log, device)
-    train("text", model, lambda k: batches(first + k), loss, MIXED_STEPS, 2e-3, 0.05, work, log, device)
+    model, first = Reader(llama(len(fast)), fast).to(device), 0
+    loss = lambda batch: (model(**batch).loss, {"entries": batch["nouns"].shape[1]})  # noqa: E731
+    for name, how in LESSONS.items():
+        batches = Grids(fast, size, how.sides, how.noise, how.shares, how.things)
+        at = lambda step, some=batches, start=first: some(start + step)  # noqa: E731
+        train(name, model, at, loss, how.steps, how.rate, 0.05, work, log, device)
+        first += how.steps

@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from interp.datasets import scenes
+from training.layouts import SHARES, layout, spoken
 from training.parts import Log
+
+ENTRIES = 704
 
 
 def tokenizer(work: Path, log: Log):
-    """Byte-level BPE trained on captions, questions and answers; 640 entries, so that rarer nouns fall into pieces."""
+    """Byte-level BPE trained on captions, questions and answers; 704 entries, so that rarer nouns fall into pieces."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     rng, texts = np.random.default_rng(0), list(scenes.DESCRIBE)
-    for _ in range(20_000):
-        chosen = scenes.choose(rng, "train")
-        texts += [scenes.caption(rng, chosen), *scenes.question(rng, chosen)]
+    for _ in range(30_000):
+        texts += spoken(rng, layout(rng)[0], SHARES)
     texts += [f"USER: {prompt} ASSISTANT:" for prompt in scenes.DESCRIBE] * 500
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -27,7 +29,7 @@ def tokenizer(work: Path, log: Log):
     bpe.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=640, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+            vocab_size=ENTRIES, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
         ),
     )
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])

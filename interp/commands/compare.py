@@ -8,6 +8,7 @@ import argparse
 import gc
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.commands import _options
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     check_place(options.model_a)
     check_place(options.model_b)
     given = {name: value for name, value in session.given(options).items() if name != "command"}
-    folder = session.begin(options, {**given, "metrics": [*metrics]}, None, ("model_a", "model_b"))  # see `_same`
+    folder = session.begin(options, {**given, "metrics": [*metrics]}, None, _unmeasured(options))
     folder.manifest.setdefault("models", {})
     places = {"A": options.model_a, "B": options.model_b}
     first, second = (_loader(folder, options, which, place, metrics) for which, place in places.items())
@@ -60,6 +61,15 @@ def run(options: argparse.Namespace) -> None:
     found = interp.compare(first, second, dataset, options.metrics, options.samples, names=names, **how, store=folder)
     skipped = [{"sample_id": f"{model}: {skip.sample_id}", "reason": skip.reason} for model, skip in found.skipped]
     session.keep(folder, comparison, found.tables(), skipped, comparison=found.manifest)
+
+
+def _unmeasured(options: argparse.Namespace) -> tuple[str, ...]:
+    """The models that the run in ``--out`` has not loaded yet: a broken one may be replaced by one from elsewhere."""
+    from interp.report.folder import read_manifest
+
+    old = None if options.force else read_manifest(Path(options.out))
+    noted = {} if old is None else old.get("models", {})
+    return tuple(name for which, name in (("A", "model_a"), ("B", "model_b")) if old and which not in noted)
 
 
 def _loader(

@@ -18,11 +18,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def check_model(folder: Path) -> None:
-    """Nothing, if the folder's settings can be read and its weights are whole and those that config.json describes.
+    """Nothing, if the folder's settings can be read and its weights are whole and those that config.json describes; or
+    if it is no folder, but a hub id.
 
     Raises:
         BrokenConfig: with the file, what it holds and what was expected.
     """
+    if not folder.is_dir():
+        return
     given = read_config(folder, Multimodal)
     found = check_folder(folder)
     whole = sorted(name for name, (kind, _) in found.items() if kind in ("I8", "U8") and name.endswith(".weight"))

@@ -110,8 +110,7 @@ def load(
     placed = "device_map" in from_pretrained or "quantization_config" in from_pretrained
     device = device_of(device)
     dtype = dtype or ("auto" if placed or device.type != "cpu" else torch.float32)
-    if Path(source).is_dir():
-        check_model(Path(source))
+    check_model(Path(source))
     with _explained(str(name)):
         model, processor = family_of.load(family, source, dtype=dtype, **from_pretrained)
     if checkpoint:
@@ -155,8 +154,7 @@ def check_place(name: str) -> None:
     layout.check_converted(source)
     if not _released(source, {}):
         family_of.named(_model_type(name, source, {}))
-        if Path(source).is_dir():
-            check_model(Path(source))
+        check_model(Path(source))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""Model types that are refused: their image tokens have no place in the image, or are no tokens of the sequence."""
+"""Model types that are refused: their image tokens have no place in the image or in the sequence, or they come in a
+layout that transformers does not read."""
 
 from __future__ import annotations
 
@@ -19,18 +20,21 @@ REASONS = {
     "mllama": _CROSS,
     "florence2": "it is an encoder-decoder: the answer's tokens reach the image by cross-attention to encoder states, "
     "each of which has read all of the image and the prompt",
+    "internvl_chat": "it is the layout of InternVL's own code; take the same model in transformers' layout, whose "
+    "name ends in -hf or -HF (OpenGVLab/InternVL3-8B-hf, OpenGVLab/InternVL3_5-2B-HF)",
 }
 
 
 class RefusedFamily(LookupError):
-    """A model of a kind that maps cannot be right for.
+    """A model of a kind that maps cannot be right for, or in a layout of its own.
 
-    What to do: take a model whose image tokens stand for patches; `interp.record` gives rows of any model.
+    What to do: take a model whose image tokens stand for patches, or the layout that the message names;
+    `interp.record` gives rows of any model.
     """
 
 
 def check_allowed(model_type: str) -> None:
-    """Nothing, if maps can be right for models of this type.
+    """Nothing, if models of this type can be read and maps be right for them.
 
     Raises:
         RefusedFamily: with the reason.

@@ -103,3 +103,6 @@ def test_a_comparison_whose_second_model_is_broken_goes_on_with_a_good_one_from_
     after = Run.read(tmp_path / "run")
     assert before <= {p.name for p in (tmp_path / "run" / "parts").iterdir()}
     assert after.manifest["arguments"]["model_b"] == str(good)
+    swapped = ["compare", str(good), str(whole), *few]
+    assert cli.main(swapped) == 2 and "another run" in capsys.readouterr().err
+    assert Run.read(tmp_path / "run").manifest == after.manifest  # a refused command changes nothing

@@ -8,9 +8,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor
 
 import interp
-from interp.models import _config, _hf, llava
+from interp.models import _config, llava
 from interp.models._described import check_model
 
 DEEP = "[" * 100_000
@@ -31,7 +32,7 @@ def folder(whole, tmp_path):
 
 @pytest.fixture
 def built_for_nothing(monkeypatch):
-    for kind in (_hf.AutoProcessor, llava.LlavaForConditionalGeneration):
+    for kind in (AutoProcessor, llava.LlavaForConditionalGeneration):
         monkeypatch.setattr(kind, "from_pretrained", lambda *a, **k: pytest.fail("built a model for nothing"))
 
 

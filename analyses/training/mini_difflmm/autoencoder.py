@@ -68,7 +68,7 @@ def posteriors(pictures: Path, work: Path, log: Log, device: str, vae: Any = Non
     U-Net and all LLaVA stages.
     """
     data, model = Pictures(pictures), vae or load_autoencoder(work).to(device)
-    amount, side = len(data.nouns), LATENT
+    amount, side = len(data), LATENT
     moments = np.lib.format.open_memmap(work / "partial.npy", "w+", np.float16, (amount, 8, side, side))
     for first in range(0, amount, size):
         pixels = torch.stack([data.pixels(k) for k in range(first, min(first + size, amount))]).to(device)

@@ -57,7 +57,7 @@ class Batches:
         self.scheduler = DDPMScheduler(**SCHEDULER)
 
     def __call__(self, step: int) -> dict[str, torch.Tensor]:
-        size, number = self.size, len(self.data.nouns)
+        size, number = self.size, len(self.data)
         visits, random = range(step * size, (step + 1) * size), torch.Generator().manual_seed(step)
         batch = captioned(self.data, self.fast, visits)
         without(batch, torch.rand(size, generator=random) < DROPPED, self.fast)

@@ -25,7 +25,8 @@ _LISTS = (
     "You can see {list} here.",
     "The scene contains {list}.",
 )
-_PLACED = ("{Where} is {a}", "{Where} there is {a}", "{Where} you can see {a}", "{Where} stands {a}")
+SINGLE, TOYS = 0.3, 0.3  # shares of captions: "the red thing is a cup", "a red toy cup"; else "a red cup"
+_PLACED = ("{Where} is {a}", "{Where} there is {a}", "{Where} {a}", "{Where} stands {a}")
 _ORDERS = (
     ("From left to right", "Going from left to right", "From the left to the right"),
     ("From top to bottom", "Going from top to bottom", "From the top to the bottom"),
@@ -94,8 +95,10 @@ def free(rng: np.random.Generator, split: str, things: Sequence[Thing]) -> Said 
 
 
 def attribute(rng: np.random.Generator, split: str, things: Sequence[Thing]) -> Said | None:
-    """``There is a red cup, a small frog and two blue foxes.``; ``The red thing is a cup ...``"""
-    words, single = {}, rng.random() < 0.25
+    """``There is a red cup and two small foxes.``; ``There is a red toy cup ...``; ``The red thing is a cup ...``"""
+    words, form = {}, rng.random()
+    single = form < SINGLE
+    toys = not single and form < SINGLE + TOYS
     for k in range(len(things)):
         true = [w for w in attributes(things, k) if seen_in_training(split, things[k].noun, w)]
         if single:
@@ -106,29 +109,41 @@ def attribute(rng: np.random.Generator, split: str, things: Sequence[Thing]) -> 
         return None
     order = shuffled(rng, list(words))
     if single:
-        parts = [
-            f"the {words[k][-1]} {'thing' if not i else 'one'} is {article(things[k].noun)}"
-            for i, k in enumerate(order)
-        ]
+        parts = _one_by_one([words[k][-1] for k in order], [things[k].noun for k in order])
         text = sentence(joined(parts)) + "."
     else:
-        text = str(pick(rng, _LISTS)).format(list=joined([named(things[k], words[k]) for k in order]))
+        listed = [named(things[k], [*words[k], *["toy"] * toys]) for k in order]
+        text = str(pick(rng, _LISTS)).format(list=joined(listed))
         text = text.replace("here is two", "here are two")
     return Said(text, dict.fromkeys(order, "attribute"))
 
 
 def place(rng: np.random.Generator, split: str, things: Sequence[Thing]) -> Said | None:
-    """``At the top left is a cup, on the right there is a frog.``"""
+    """``At the top left is a cup, on the right there is a frog.``; ``the left cup``; ``The left thing is a cup ...``"""
     where = {}
     for k in range(len(things)):
         if true := [w for w in places(things, k) if seen_in_training(split, things[k].noun, w)]:
             where[k] = str(pick(rng, true))
     if len(where) < min(2, len(things)):
         return None
-    order, one = shuffled(rng, list(where)), str(pick(rng, _PLACED))
-    parts = [one.format(Where=where[k], a=article(things[k].noun)) for k in order]
-    text = joined(parts) if rng.random() < 0.5 else ". ".join(map(sentence, parts))
+    order, form, one = shuffled(rng, list(where)), rng.random(), str(pick(rng, _PLACED))
+    short = {k: where[k].split(" the ")[1] for k in order}
+    if form < SINGLE / 2:
+        text = joined(_one_by_one([short[k] for k in order], [things[k].noun for k in order]))
+    elif form < SINGLE:
+        text = str(pick(rng, _LISTS)).format(list=joined([f"the {short[k]} {things[k].noun}" for k in order]))[:-1]
+    else:
+        parts = [one.format(Where=where[k], a=article(things[k].noun)) for k in order]
+        text = joined(parts) if rng.random() < 0.5 else ". ".join(map(sentence, parts))
     return Said(sentence(text) + ".", dict.fromkeys(order, "place"))
+
+
+def _one_by_one(words: Sequence[str], nouns: Sequence[str]) -> list[str]:
+    """``the red thing is a cup``, ``the blue one is a frog``, ..."""
+    return [
+        f"the {word} {'one' if i else 'thing'} is {article(noun)}"
+        for i, (word, noun) in enumerate(zip(words, nouns, strict=True))
+    ]
 
 
 def relation(rng: np.random.Generator, split: str, things: Sequence[Thing]) -> Said | None:
