@@ -71,6 +71,8 @@ def test_the_folder_holds_overlay_tables_masks_and_report(model, image, tmp_path
     assert cli.main(command(model, image, out, "--drop-invisible", "--heads", "all")) == 2
     assert "another run" in capsys.readouterr().err
     assert cli.main(command(model, image, out, "--heads", "all", "--force")) == 0
+    assert len(Run.read(out).read_table("phrases")) == 2, "a picture is no thing to segment"
+    assert cli.main(command(model, image, out, "--heads", "all", "--keep-invisible", "--force")) == 0
     assert len(Run.read(out).read_table("phrases")) == 3
 
 
