@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from interp.datasets import scenes
-from training.clip import captioned, clip_model
+from training.clip import FEATURES, captioned, clip_model
 from training.loop import train
 from training.parts import Log
 from training.pictures import CLOSE, GRID, PATCH, PIXELS, Rendered
@@ -47,14 +47,16 @@ def only(patches: torch.Tensor | None, embeddings: torch.nn.Module) -> Iterator[
         handle.remove()
 
 
-def agreement(model: Any, pixel_values, input_ids, attention_mask, patches=None) -> torch.Tensor:
-    """Float[images captions]: cosines times scale, from all patches or from some (``patches``, Int[images kept])."""
+def agreement(model: Any, pixel_values, input_ids, attention_mask, patches=None) -> list[torch.Tensor]:
+    """Two of Float[images captions], cosines times scale: by the class token, and by the mean of the patches at the
+    layer that LLaVA reads. From all patches or from some (``patches``, Int[images kept])."""
     direction = lambda x: torch.nn.functional.normalize(x.float(), dim=-1)  # noqa: E731
     with only(patches, model.vision_model.embeddings):
-        seen = model.vision_model(pixel_values=pixel_values).pooler_output
+        seen = model.vision_model(pixel_values=pixel_values, output_hidden_states=True)
+    mean = model.vision_model.post_layernorm(seen.hidden_states[FEATURES][:, 1:].mean(1))
     read = model.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-    scores = direction(model.visual_projection(seen)) @ direction(model.text_projection(read)).T
-    return scores * model.logit_scale.exp()
+    captions = direction(model.text_projection(read)).T * model.logit_scale.exp()
+    return [direction(model.visual_projection(pooled)) @ captions for pooled in (seen.pooler_output, mean)]
 
 
 class Batches:
@@ -79,19 +81,21 @@ class Batches:
 
 def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
     """The contrast of images with captions, both ways round; and how often the right caption is the nearest."""
-    scores = agreement(model, **batch)
-    own = torch.arange(len(scores), device=scores.device)
-    loss = sum(torch.nn.functional.cross_entropy(x, own) for x in (scores, scores.T)) / 2
-    return loss, {"found": round((scores.argmax(1) == own).float().mean().item(), 3)}
+    both = agreement(model, **batch)
+    own = torch.arange(len(both[0]), device=both[0].device)
+    loss = sum(torch.nn.functional.cross_entropy(x, own) for scores in both for x in (scores, scores.T)) / 4
+    found = [round((scores.argmax(1) == own).float().mean().item(), 3) for scores in both]
+    return loss, {"found": found[0], "found_by_patches": found[1]}
 
 
 def clip(work: Path, log: Log, device: str, size: int = 96) -> None:
     """The contrastive model, from pictures and whole captions alone: close-ups first, scenes then.
 
-    Captions name things, free or by colour, size and place, and are contrasted with images, nothing else: what is where
-    in the picture is for CLIP to find out, and it finds out less than with words held against patches. Close-ups have
-    36 patches instead of 144, and every noun as often as every other in each batch. Half of a scene's patches are left
-    out in the middle part, which halves their cost (FLIP, arXiv 2212.00794).
+    Captions name things, free or by colour, size and place, and are contrasted with whole images, by the class token
+    and by the mean of the patches: what is where in the picture is for CLIP to find out, and it finds out less than
+    with words held against single patches. Close-ups have 36 patches instead of 144, and every noun as often as every
+    other in each batch. Half of a scene's patches are left out in the middle part, which halves their cost (FLIP, arXiv
+    2212.00794).
     """
     fast = load_tokenizer(work)
     torch.manual_seed(0)

@@ -16,14 +16,29 @@ SHARES = {"question": 0.1, "asked": 0.15, "free": 0.3, "attribute": 0.15, "place
 
 
 def layout(
-    rng: np.random.Generator, counts: tuple[int, int] = (1, 5), sides: tuple[float, float] = (0.26, 0.6)
+    rng: np.random.Generator,
+    counts: tuple[int, int] = (1, 5),
+    sides: tuple[float, float] = (0.26, 0.6),
+    spread: bool = False,
 ) -> tuple[tuple[Thing, ...], np.ndarray]:
     """Things and their boxes (Float[thing 4]: x0 y0 x1 y1, 0..1), later ones in front, as `scenes.compose` places
-    objects: at least 60 % of each shows."""
+    objects: at least 60 % of each shows. ``spread``: each has a corner, or the middle, to itself."""
     chosen = scenes.choose(rng, "train", counts)
     colours = scenes.colours_for(rng, "train", chosen, list(scenes.COLOURS)) if rng.random() > PLAIN else ()
+    boxes = _spread(rng, len(chosen), sides) if spread else _scattered(rng, len(chosen), sides)
+    things = []
+    for k, (noun, box) in enumerate(zip(chosen, boxes, strict=True)):
+        x, y = (box[:2] + box[2:]) / 2
+        hides = frozenset(j for j in range(k) if _overlap(box, boxes[j]) > 0.05 * _area(boxes[j]))
+        colour = colours[k] if colours else ""
+        things.append(Thing(noun, float(x), float(y), float(np.sqrt(_area(box))), colour, 1, hides))
+    return tuple(things), np.stack(boxes)
+
+
+def _scattered(rng: np.random.Generator, amount: int, sides: tuple[float, float]) -> list[np.ndarray]:
+    """Boxes anywhere, none of which hides too much of another."""
     boxes: list[np.ndarray] = []
-    for _ in chosen:
+    for _ in range(amount):
         side = float(np.exp(rng.uniform(*np.log(sides))))
         while True:
             side *= 0.985
@@ -33,13 +48,15 @@ def layout(
             if all(_overlap(box, other) < 0.4 * _area(other) for other in boxes):
                 break
         boxes.append(box)
-    things = []
-    for k, (noun, box) in enumerate(zip(chosen, boxes, strict=True)):
-        x, y = (box[:2] + box[2:]) / 2
-        hides = frozenset(j for j in range(k) if _overlap(box, boxes[j]) > 0.05 * _area(boxes[j]))
-        colour = colours[k] if colours else ""
-        things.append(Thing(noun, float(x), float(y), float(np.sqrt(_area(box))), colour, 1, hides))
-    return tuple(things), np.stack(boxes)
+    return boxes
+
+
+def _spread(rng: np.random.Generator, amount: int, sides: tuple[float, float]) -> list[np.ndarray]:
+    """Boxes in the corners and the middle, moved a little."""
+    at = rng.permutation(np.array([(0.22, 0.22), (0.78, 0.22), (0.22, 0.78), (0.78, 0.78), (0.5, 0.5)]))[:amount]
+    middle = at + rng.uniform(-0.05, 0.05, at.shape)
+    half = np.exp(rng.uniform(*np.log(sides), size=at.shape)) / 2
+    return list(np.concatenate([middle - half, middle + half], 1).clip(0, 1))
 
 
 def _area(box: np.ndarray) -> float:

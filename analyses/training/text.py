@@ -30,12 +30,13 @@ class Lesson:
     noise: float = 0.0
     things: tuple[float, float] = (0.12, 0.3)
     rate: float = 1.5e-3
+    spread: float = 0.0
 
 
 LESSONS = {
     "text_nouns": Lesson(1500, {"free": 0.4, "question": 0.3, "attribute": 0.3}, (4,), rate=2e-3),
     "text_attributes": Lesson(1500, {"attribute": 0.75, "free": 0.1, "asked": 0.15}, (4,)),
-    "text_places": Lesson(1500, {"place": 0.5, "attribute": 0.25, "free": 0.1, "asked": 0.15}, (4, 6)),
+    "text_places": Lesson(1500, {"place": 0.5, "attribute": 0.25, "free": 0.1, "asked": 0.15}, (4, 6), spread=0.8),
     "text": Lesson(1500, SHARES, (6, 8, 12), 1.0, (0.26, 0.6)),
 }
 """Nouns before colours, colours before places, all together last: each is built of what the one before has taught."""
@@ -93,10 +94,10 @@ class Grids:
     """Batches of ``size`` layouts read as grids of words, each with a prompt and an answer that it tells."""
 
     def __init__(
-        self, fast: Any, size: int, sides: tuple[int, ...], noise: float, shares=SHARES, things=(0.26, 0.6)
+        self, fast: Any, size: int, sides: tuple[int, ...], noise: float, shares=SHARES, things=(0.26, 0.6), spread=0.0
     ) -> None:
         self.fast, self.size, self.sides, self.noise = fast, size, sides, noise
-        self.shares, self.things = shares, things
+        self.shares, self.things, self.spread = shares, things, spread
         words = (*scenes.nouns(), *FILLERS, *scenes.COLOURS)
         pieces_of = {word: fast(f" {word}", add_special_tokens=False)["input_ids"] for word in words}
         longest = max(map(len, pieces_of.values()))
@@ -109,7 +110,7 @@ class Grids:
         rng = np.random.default_rng([step, 11])
         side, rows, some = int(rng.choice(self.sides)), [], []
         for _ in range(self.size):
-            things, boxes = layout(rng, sides=self.things)
+            things, boxes = layout(rng, sides=self.things, spread=rng.random() < self.spread)
             prompt, answer = spoken(rng, things, self.shares)
             rows.append((f"USER: {'<image>' * side**2}\n{prompt} ASSISTANT:", answer))
             some.append(self.entries(rng, things, boxes, side))
@@ -155,7 +156,7 @@ def text(work: Path, log: Log, device: str, size: int = 32) -> None:
     model, first = Reader(llama(len(fast)), fast).to(device), 0
     loss = lambda batch: (model(**batch).loss, {"entries": batch["nouns"].shape[1]})  # noqa: E731
     for name, how in LESSONS.items():
-        batches = Grids(fast, size, how.sides, how.noise, how.shares, how.things)
+        batches = Grids(fast, size, how.sides, how.noise, how.shares, how.things, how.spread)
         at = lambda step, some=batches, start=first: some(start + step)  # noqa: E731
         train(name, model, at, loss, how.steps, how.rate, 0.05, work, log, device)
         first += how.steps
