@@ -10,14 +10,14 @@ demo: .venv/demo.stamp
 	$(BIN)/interp demo --out runs/demo
 
 test: .venv/test.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 check: .venv/check.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 	$(BIN)/python -m pytest -m slow tests/test_notebooks.py
 
 # make docs SKIP=1 does not execute the notebooks.
