@@ -165,12 +165,12 @@ def test_weighted_heads_equal_the_weighted_mean() -> None:
 @pytest.mark.parametrize(
     ("heads", "message"),
     [
-        ([(0, 3)], r"\(0, 3\).*layer 0\.\.1 and head 0\.\.2"),
-        ([(2, 0), (0, 0)], r"\(2, 0\).*layer 0\.\.1"),
-        ([(-1, 0)], r"\(-1, 0\)"),
+        ([(0, 3)], r"L0H3.*layer 0\.\.1 and head 0\.\.2"),
+        ([(2, 0), (0, 0)], r"L2H0.*layer 0\.\.1"),
+        ([(-1, 0)], "L-1H0"),
         ([], "empty list"),
         ([(0, 1), Head(0, 1)], "twice"),
-        ("best", "'best'.*'all', 'released'"),
+        ("best", "'best'; expected .* all, released"),
     ],
 )
 def test_heads_that_do_not_exist_are_an_error_that_names_the_valid_range(heads: object, message: str) -> None:

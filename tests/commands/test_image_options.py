@@ -8,6 +8,7 @@ import tiny_models
 from PIL import Image
 
 from interp import cli
+from interp.types import Capture
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +26,18 @@ def capture(folder, out, *more):
     image = str(folder / "wide.png")
     command = ["capture", str(folder), image, "What is it?", "--answer", "A brown dog.", "--out", str(out), *more]
     assert cli.main(command) == 0
-    return np.load(out / "capture.npz")
+    return Capture.load(out / "capture.safetensors")
 
 
 def test_crops_are_seen_when_pan_and_scan_is_switched_on(gemma, tmp_path):
     plain = capture(gemma, tmp_path / "plain")
-    assert "elsewhere" not in plain and plain["box"].tolist() == [0, 0, 90, 40]
+    assert plain.elsewhere is None and plain.grid.box == (0, 0, 90, 40)
     on = ("--processor", "do_pan_and_scan=true", "pan_and_scan_min_crop_size=20")
     cut = capture(gemma, tmp_path / "cut", *on)
-    assert cut["elsewhere"].shape == cut["attention"].shape[:3] and cut["box of crop 2"].tolist() == [45, 0, 90, 40]
+    assert cut.elsewhere.shape == cut.attention.shape[:3]
+    assert {view.name: view.box for view in cut.grid.others}["crop 2"] == (45, 0, 90, 40)
     crop = capture(gemma, tmp_path / "crop", *on, "--view", "crop 2")
-    assert crop["box"].tolist() == [45, 0, 90, 40] and str(crop["view"]) == "crop 2"
+    assert crop.grid.box == (45, 0, 90, 40) and crop.grid.name == "crop 2"
     arguments = json.loads((tmp_path / "crop" / "manifest.json").read_text())["arguments"]
     assert arguments["view"] == "crop 2" and arguments["processor"][0] == ["do_pan_and_scan", True]
     capture(gemma, tmp_path / "crop", *on, "--view", "crop 2")  # the same run again is no other run

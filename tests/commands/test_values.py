@@ -93,10 +93,10 @@ def test_an_empty_model_or_image_is_named(capsys, tmp_path, place):
         (["--by", "mean"], "--by says by what the best heads of a ranking"),
         (["--ranking", "{run}"], "say how many to take"),
         (["--ranking", "{run}", "--heads", "0:1"], "needs no --ranking"),
-        (["--heads", "top3"], "needs --ranking DIR"),
-        (["--heads", "٠:١"], "is none of"),
-        (["--heads", "9" * 5000 + ":0"], "is none of"),
-        (["--heads", "top" + "9" * 5000, "--ranking", "{run}"], "is none of"),
+        (["--heads", "top3"], "not of which ranking"),
+        (["--heads", "٠:١"], "cannot read heads from"),
+        (["--heads", "9" * 5000 + ":0"], "cannot read heads from"),
+        (["--heads", "top" + "9" * 5000, "--ranking", "{run}"], "cannot read heads from"),
         (["--encoder", "words"], "--encoder is of the task gcg"),
     ],
 )
@@ -174,25 +174,25 @@ def test_a_path_that_cannot_be_is_refused(tmp_path, place, told):
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (lambda path: path.unlink(), "heads.parquet is not there"),
-        (lambda path: path.write_bytes(b""), "heads.parquet is damaged"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-50]), "heads.parquet is damaged"),
-        (lambda path: (path.parent / "manifest.json").write_text("{"), "holds no run that can be read"),
-        (lambda path: (path.parent / "manifest.json").write_text("[" * 100_000), "holds no run that can be read"),
+        (lambda path: path.unlink(), "holds no finished ranking"),
+        (lambda path: path.write_bytes(b""), "is not as `interp rank` writes it"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-50]), "is not as `interp rank` writes it"),
+        (lambda path: (path.parent / "manifest.json").write_text("{"), "is not as `interp rank` writes it"),
+        (lambda path: (path.parent / "manifest.json").write_text("[" * 100_000), "is not as `interp rank` writes it"),
     ],
     ids=["gone", "empty", "cut", "manifest", "deep"],
 )
 def test_a_damaged_ranking_is_named_without_advice_to_throw_it_away(tmp_path, harm, told):
     import pandas as pd
 
-    from interp.commands._masks import top_heads
+    from interp.heads import top_of
 
     run = Run.open(tmp_path / "run", {"n": 1})
     run.manifest["about"] = {"headline": "nss", "metrics": {"nss": {"higher_is_better": True}}}
-    run.write_table("heads", pd.DataFrame({"metric": ["nss"], "layer": [0], "head": [1], "mean": [0.5]}))
+    run.write_table("heads", pd.DataFrame({"metric": ["nss"], "layer": [0], "head": [1], "mean": [0.5], "rank": [1]}))
     run.finish()
-    assert [tuple(head) for head in top_heads(str(tmp_path / "run"), 1)] == [(0, 1)]
+    assert [tuple(head) for head in top_of(str(tmp_path / "run"), 1)] == [(0, 1)]
     harm(tmp_path / "run" / "heads.parquet")
     with pytest.raises((ValueError, OSError), match=told) as caught:
-        top_heads(str(tmp_path / "run"), 1)
+        top_of(str(tmp_path / "run"), 1)
     assert "--force" not in str(caught.value)

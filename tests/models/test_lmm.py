@@ -116,7 +116,7 @@ def test_weights_that_are_no_numbers_are_named(folder, bad):
 def test_an_unknown_name_says_where_it_was_looked_for(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("INTERP_DATA", str(tmp_path))
     with pytest.raises(
-        UnknownModel, match=r"'nobody/nothing' is no folder .* no shipped model \(none are here\).* hub"
+        UnknownModel, match=r"'nobody/nothing' is no folder .* no shipped model \(none here: INTERP_DATA\).* hub"
     ):
         interp.load("nobody/nothing")
     (tmp_path / "empty").mkdir()

@@ -290,7 +290,7 @@ def test_the_mask_that_was_asked_for_is_taken(recorded, picture, sam, choice, wh
         ({"choice": 3}, "proposes 3 masks"),
         ({"temperature": 0.0}, "positive"),
         ({"box_share": 1.5}, "0..1"),
-        ({"heads": [(9, 0)]}, r"\(9, 0\)"),
+        ({"heads": [(9, 0)]}, "L9H0"),
         ({"merge": "yes"}, "drop"),
         ({"peaks": 0}, "at least 1"),
     ],

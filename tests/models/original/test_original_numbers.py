@@ -84,7 +84,7 @@ def test_images_are_padded_with_the_mean_colour_and_patches_lie_where_the_grid_s
     image = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
     inputs = lmm.inputs([image], [lmm.family.template(lmm.processor, QUESTION)])
     torch.testing.assert_close(inputs["pixel_values"], pixels_of(image), atol=1e-5, rtol=0)
-    grid = lmm.family.grid(lmm.model, lmm.processor, shape, inputs["input_ids"][0])
+    grid = lmm.family.grid(lmm.model, lmm.processor, shape, {"input_ids": inputs["input_ids"][0]})
     side = max(shape)
     left, top = (side - shape[1]) // 2, (side - shape[0]) // 2
     assert grid.box == (-left, -top, side - left, side - top) and grid.shape == (SIDE // PATCH,) * 2
