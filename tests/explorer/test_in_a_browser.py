@@ -121,12 +121,12 @@ def test_keys_move_between_heads_and_between_words(visit, scene_page):
 
 def test_a_link_reopens_the_view_it_was_copied_from(visit, scene_page):
     tab = visit(scene_page[0], "#phrase=3&head=L2H4&query=self&normalise=none&metric=image_mass&heads=L0H3,L2H4")
-    tab.wait_for_function("document.querySelector('.ix-caption').textContent.startsWith('L2H4 · image mass')")
+    assert caption(tab).startswith("L2H4 · image mass")
     assert pressed(tab) == "a cherry"
     assert "--heads 0:3,2:4" in tab.locator(".ix-chosen").inner_text()
     before, link = caption(tab), tab.evaluate("location.hash")
     again = visit(scene_page[0], link)
-    again.wait_for_function("document.querySelector('.ix-caption').textContent.startsWith('L2H4 · image mass')")
+    assert caption(again).startswith("L2H4 · image mass")
     assert caption(again) == before and again.evaluate("location.hash") == link
 
 
@@ -175,8 +175,9 @@ def test_a_slider_goes_through_the_checkpoints_and_keeps_word_and_head(visit, tm
     tab = visit(made.save(tmp_path / "series.html"), "#phrase=2&head=L1H1")
     assert "step 6160" in tab.locator(".ix-view h3").inner_text()
     tab.get_by_label("checkpoint", exact=True).press("ArrowLeft")
-    tab.wait_for_function("document.querySelector('.ix-view h3').textContent.includes('step 500')")
-    tab.wait_for_function("document.querySelector('.ix-caption').textContent.startsWith('L1H1')")
+    tab.wait_for_selector('.ix[data-state="drawn"]')
+    assert "step 500" in tab.locator(".ix-view h3").inner_text()
+    assert caption(tab).startswith("L1H1")
     assert highest(made.contents["panels"][1], 0, 2, 9) in caption(tab)
     assert pressed(tab) == "a frog"
 

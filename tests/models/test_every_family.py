@@ -14,6 +14,8 @@ from interp.answer.maps import coverage
 from interp.models._hf import BrokenCheckpoint
 
 CASES = tiny_models.cases()
+WHOLE = ("llava", "qwen2_5_vl", "internvl", "qwen3_5")
+"""Cases that go through whole studies each time; the others on demand (``-m slow``)."""
 every_family = pytest.mark.parametrize("case", CASES)
 CLOSE = 1e-5
 """Of rows, and of log-probabilities in nats."""
@@ -115,7 +117,9 @@ def test_a_thing_that_is_knocked_out_is_hidden_in_every_view(case, made):
     assert found.frame.query("measure == 'logprob'")["mean"].item() == pytest.approx(harm, abs=2e-5)
 
 
-@every_family
+@pytest.mark.parametrize(
+    "case", [case if case in WHOLE else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_ranking_segments_and_emergence_run(case, made, tmp_path):
     lmm, samples = made(case), [dog((41, 83)), dog((64, 50), 1)]
     ranked = interp.rank(lmm, samples, ["pointing_game", "image_mass"], progress=False)
