@@ -75,6 +75,15 @@ def make_tiny_llava(tiny_tokenizer):
     return make
 
 
+@pytest.fixture(scope="module")
+def whole(make_tiny_llava, tmp_path_factory):
+    """Folder of a saved tiny LLaVA, for tests that leave it as it is or copy it."""
+    folder = tmp_path_factory.mktemp("model")
+    for part in make_tiny_llava():
+        part.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def tiny_llava(make_tiny_llava):
     """(model, processor) of a random tiny LLaVA, fresh for each test."""

@@ -41,8 +41,9 @@ def run(options: argparse.Namespace) -> None:
     segmenter: Any = None
     if options.segmenter is not None:
         segmenter = interp.load_segmenter(options.segmenter, options.checkpoint, options.device)
-    first = session.load(options)
-    source: Any = interp.series(options.model) if options.checkpoints else first
+    series = interp.series(options.model) if options.checkpoints else None
+    first = session.load(options) if series is None else series.load(**session.placed(options))
+    source: Any = first if series is None else series
     if options.beside:
         source = [first, session.load(options, options.beside)]
     settings = {**session.arguments(options, first), "pixels": digest(image), "heads": session.heads_said(heads)}
@@ -56,6 +57,7 @@ def run(options: argparse.Namespace) -> None:
         heads=heads,
         segmenter=segmenter,
         limit=options.megabytes * MEGABYTE,
+        lmm=first,
     )
     path = made.save(folder.folder / "explorer.html", f"{options.model}: {Path(options.image).name}")
     folder.finish()

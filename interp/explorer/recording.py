@@ -67,9 +67,15 @@ def recorded(lmm: LMM, question: Asked, ways: Sequence[tuple[str, str]]) -> list
 
 
 def taken_of_series(
-    series: Series, question: Asked, ways: Sequence[tuple[str, str]], steps: Sequence[int] | None, progress: bool
+    lmm: LMM,
+    series: Series,
+    question: Asked,
+    ways: Sequence[tuple[str, str]],
+    steps: Sequence[int] | None,
+    progress: bool,
 ) -> Iterator[Taken]:
     """Captures of each sound checkpoint (of ``steps``), all of the same answer: the last one's, unless it is given.
+    ``lmm``: the series' model, which has its weights again afterwards.
 
     Raises:
         ValueError: a step that the series does not have.
@@ -78,7 +84,6 @@ def taken_of_series(
     if not points or (steps is not None and len(points) < len(set(steps))):
         there = ", ".join(str(p.step) for p in series.sound)
         raise ValueError(f"steps {list(steps or ())} are not all there; sound checkpoints of {series.name}: {there}")
-    lmm = series.load()
     with series.swap(lmm) as swap:
         if question.answer is None:
             swap.to(points[-1])

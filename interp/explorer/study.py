@@ -40,6 +40,7 @@ def explore(
     limit: int = LIMIT,
     max_new_tokens: int = 128,
     progress: bool = True,
+    lmm: LMM | None = None,
 ) -> Explorer:
     """A page to touch: click a word, see every head's map and score, click a head, see its map over the image.
 
@@ -53,6 +54,7 @@ def explore(
         metrics: in any form that `interp.rank` takes; those that use masks also give a specificity.
         segmenter: loaded or by name; the page then shows the mask that a point at the map's peak gives.
         steps: of a series, which checkpoints; None: all sound ones.
+        lmm: of a series, its model where it is loaded already; it has its weights again afterwards.
         limit: bytes that maps may take. What does not fit is left out, last ways first; `Explorer.left_out` says what.
 
     Raises:
@@ -73,7 +75,7 @@ def explore(
     else:
         images = list(image) if isinstance(image, list | tuple) else [image]
         questions = [asked(one, prompt, answer, words, max_new_tokens) for one in images]
-        taken = _recorded(several, questions, list(ways), steps, progress)
+        taken = _recorded(several, questions, list(ways), steps, progress, lmm)
     singly = sum(estimate(one, heads, True) for one in taken) <= limit
     views = [shown_of(one, singly) for one in taken]
     if segmenter is not None:
@@ -86,13 +88,19 @@ def explore(
 
 
 def _recorded(
-    several: Sequence[Any], questions: Sequence[Asked], ways: list[tuple[str, str]], steps: Any, progress: bool
+    several: Sequence[Any],
+    questions: Sequence[Asked],
+    ways: list[tuple[str, str]],
+    steps: Any,
+    progress: bool,
+    lmm: LMM | None,
 ) -> list[Taken]:
     """What models, or one series, attend to when they are asked."""
     if not ways:
         raise ValueError("ways is empty; expected at least one (query, weighting), e.g. ('predicting', 'attention')")
     if len(several) == 1 and isinstance(several[0], Series):
-        return [t for question in questions for t in taken_of_series(several[0], question, ways, steps, progress)]
+        series, own = several[0], lmm or several[0].load()
+        return [t for question in questions for t in taken_of_series(own, series, question, ways, steps, progress)]
     if not several or not all(isinstance(model, LMM) for model in several):
         came = ", ".join(type(model).__name__ for model in several) or "an empty list"
         raise ValueError(f"cannot explore {came}; expected LMMs (interp.load, interp.wrap), a Series, or Captures")

@@ -15,14 +15,6 @@ from interp.datasets import coco, scenes
 from interp.report.run import Run
 
 
-@pytest.fixture(scope="module")
-def whole(make_tiny_llava, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    for part in make_tiny_llava():
-        part.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def series(whole, tmp_path):
     for name in ("base", "checkpoint-1"):

@@ -15,19 +15,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from told import said
 
 import interp
 from interp import cli
 
 ANSWER = "A brown dog sits on a red chair."
-
-
-@pytest.fixture(scope="module")
-def whole(make_tiny_llava, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    for part in make_tiny_llava():
-        part.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -40,17 +33,6 @@ def model(whole, tmp_path):
 def image(tmp_path, photo):
     Image.fromarray(photo).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
-
-
-def said(capsys, *words):
-    """The one message of a command that a user got wrong."""
-    try:
-        code = cli.main([str(word) for word in words])
-    except SystemExit as stop:
-        code = stop.code
-    error = capsys.readouterr().err
-    assert code == 2 and "Traceback" not in error and "unexpected" not in error, error
-    return error.strip().splitlines()[-1]
 
 
 def segment(model, image, out, *more):

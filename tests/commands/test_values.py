@@ -7,9 +7,9 @@ import argparse
 import os
 
 import pytest
+from told import said
 
 import interp
-from interp import cli
 from interp.commands import _values
 from interp.report.folder import RunConflict
 from interp.report.run import Run
@@ -19,16 +19,6 @@ from interp.report.run import Run
 def nothing_is_loaded(monkeypatch):
     monkeypatch.setattr(interp, "load", lambda *a, **k: pytest.fail("loaded a model for nothing"))
     monkeypatch.setattr(interp, "load_segmenter", lambda *a, **k: pytest.fail("loaded a segmenter for nothing"))
-
-
-def said(capsys, *words):
-    try:
-        code = cli.main([str(word) for word in words])
-    except SystemExit as stop:
-        code = stop.code
-    error = capsys.readouterr().err
-    assert code == 2 and "Traceback" not in error and "unexpected" not in error, error
-    return error.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

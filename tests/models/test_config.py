@@ -17,14 +17,6 @@ from interp.models._described import check_model
 DEEP = "[" * 100_000
 
 
-@pytest.fixture(scope="module")
-def whole(make_tiny_llava, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    for part in make_tiny_llava():
-        part.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def folder(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "model")
