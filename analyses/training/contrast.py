@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from training.parts import Log
 from training.pictures import CLOSE, GRID, PATCH, PIXELS, Rendered
 from training.tokenizer import load_tokenizer
 
-CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 800, 2200, 300  # close-ups, scenes with half of their patches, scenes
+CLOSE_STEPS, PART_STEPS, WHOLE_STEPS, KEPT = 300, 900, 120, 48  # close-ups; scenes, KEPT of 144 patches; whole scenes
 
 
 def placed(close_ups: torch.Tensor, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,23 +49,34 @@ def only(patches: torch.Tensor | None, embeddings: torch.nn.Module) -> Iterator[
 
 
 def agreement(model: Any, pixel_values, input_ids, attention_mask, patches=None) -> list[torch.Tensor]:
-    """Two of Float[images captions], cosines times scale: by the class token, and by the mean of the patches at the
-    layer that LLaVA reads. From all patches or from some (``patches``, Int[images kept])."""
+    """Two of Float[images captions], cosines times scale: of the class token with the whole caption; and the mean over
+    the caption's tokens of their best patch, at the layer that LLaVA reads. From all patches or from some (``patches``,
+    Int[images kept])."""
     direction = lambda x: torch.nn.functional.normalize(x.float(), dim=-1)  # noqa: E731
     with only(patches, model.vision_model.embeddings):
         seen = model.vision_model(pixel_values=pixel_values, output_hidden_states=True)
-    mean = model.vision_model.post_layernorm(seen.hidden_states[FEATURES][:, 1:].mean(1))
-    read = model.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-    captions = direction(model.text_projection(read)).T * model.logit_scale.exp()
-    return [direction(model.visual_projection(pooled)) @ captions for pooled in (seen.pooler_output, mean)]
+    read = model.text_model(input_ids=input_ids, attention_mask=attention_mask)
+    whole = direction(model.visual_projection(seen.pooler_output)) @ direction(model.text_projection(read[1])).T
+    parts = direction(model.visual_projection(model.vision_model.post_layernorm(seen.hidden_states[FEATURES][:, 1:])))
+    tokens = direction(model.text_projection(read[0]))
+    best = torch.einsum("ipc,tkc->itpk", parts, tokens).amax(2)
+    there = attention_mask / attention_mask.sum(1, keepdim=True)
+    return [scores * model.logit_scale.exp() for scores in (whole, torch.einsum("itk,tk->it", best, there))]
 
 
 class Batches:
-    """What CLIP sees at each step: close-ups, scenes with half of their patches, or scenes; ``size`` scenes at once."""
+    """What CLIP sees at each step: close-ups, scenes with a third of their patches, or whole ones, ``size`` at once."""
 
     def __init__(self, work: Path, fast: Any, size: int) -> None:
-        self.fast, self.size, self.nouns = fast, size, len(scenes.nouns())
-        self.close, self.whole = Rendered(work, "close_ups"), Rendered(work)
+        self.work, self.fast, self.size, self.nouns = work, fast, size, len(scenes.nouns())
+
+    @cached_property
+    def close(self) -> Rendered:
+        return Rendered(self.work, "close_ups")
+
+    @cached_property
+    def whole(self) -> Rendered:
+        return Rendered(self.work)
 
     def __call__(self, step: int) -> dict[str, torch.Tensor]:
         """Pictures, captions, and which patches are looked at."""
@@ -74,8 +86,8 @@ class Batches:
         batch = captioned(data, self.fast, range(step * amount, (step + 1) * amount))
         if close:
             batch["pixel_values"], batch["patches"] = placed(batch["pixel_values"], random)
-        elif step < CLOSE_STEPS + HALVED_STEPS:
-            batch["patches"] = torch.rand(amount, GRID**2, generator=random).argsort(1)[:, : GRID**2 // 2]
+        elif step < CLOSE_STEPS + PART_STEPS:
+            batch["patches"] = torch.rand(amount, GRID**2, generator=random).argsort(1)[:, :KEPT]
         return batch
 
 
@@ -85,21 +97,25 @@ def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, d
     own = torch.arange(len(both[0]), device=both[0].device)
     loss = sum(torch.nn.functional.cross_entropy(x, own) for scores in both for x in (scores, scores.T)) / 4
     found = [round((scores.argmax(1) == own).float().mean().item(), 3) for scores in both]
-    return loss, {"found": found[0], "found_by_patches": found[1]}
+    return loss, {"found": found[0], "found_by_tokens": found[1]}
 
 
 def clip(work: Path, log: Log, device: str, size: int = 96) -> None:
     """The contrastive model, from pictures and whole captions alone: close-ups first, scenes then.
 
     Captions name things, free or by colour, size and place, and are contrasted with whole images, by the class token
-    and by the mean of the patches: what is where in the picture is for CLIP to find out, and it finds out less than
-    with words held against single patches. Close-ups have 36 patches instead of 144, and every noun as often as every
-    other in each batch. Half of a scene's patches are left out in the middle part, which halves their cost (FLIP, arXiv
-    2212.00794).
+    and by each token's best patch (FILIP, arXiv 2111.07783, captions to images): what is where is for CLIP to find out.
+    Close-ups have 36 patches instead of 144, and every noun as often as every
+    other in each batch. Two thirds of a scene's patches are left out in the middle part, which cuts their cost (FLIP,
+    arXiv 2212.00794).
     """
     fast = load_tokenizer(work)
     torch.manual_seed(0)
     model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>")).to(device)
-    batches, steps = Batches(work, fast, size), CLOSE_STEPS + HALVED_STEPS + WHOLE_STEPS
+    if (work / "clip_start.pt").exists():
+        model.load_state_dict(torch.load(work / "clip_start.pt", weights_only=True), strict=False)
+    for layer in (*model.vision_model.encoder.layers, *model.text_model.encoder.layers):
+        layer.compile(dynamic=True)
+    batches, steps = Batches(work, fast, size), CLOSE_STEPS + PART_STEPS + WHOLE_STEPS
     train("clip_state", model, batches, lambda batch: loss_of(model, batch), steps, 1e-3, 0.1, work, log, device)
     torch.save({"model": model.state_dict()}, work / "clip.pt")

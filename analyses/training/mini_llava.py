@@ -14,7 +14,7 @@ from training.dialogues import TEMPLATE, Dialogues
 from training.export import checkpoints_of, export_checkpoints, export_log, halved
 from training.parts import Log, arguments, parsed, run
 from training.pictures import GRID, MEAN, PATCH, PIXELS, STD, Rendered, render_close_ups, render_scenes
-from training.stages import Start, lora, projector
+from training.stages import Round, Start, lora, projector
 from training.text import load_llama, text
 from training.tokenizer import load_tokenizer, tokenizer
 
@@ -48,10 +48,19 @@ def assemble(work: Path, seed: int) -> tuple[Any, Any]:
 
 def for_training(work: Path) -> Start:
     """What gives mini-llava, with a fresh projector, and the batches of a round."""
-    return lambda how, seed: (
-        assemble(work, seed)[0],
-        Dialogues(Rendered(work, things=how.things), load_tokenizer(work), how.captions_only),
-    )
+
+    def start(how: Round, seed: int) -> tuple[Any, Dialogues]:
+        data = Rendered(work, things=how.things)
+        return compiled(assemble(work, seed)[0]), Dialogues(data, load_tokenizer(work), how.captions_only, how.answers)
+
+    return start
+
+
+def compiled(model: Any) -> Any:
+    """The model, whose language model's layers are compiled when they first run."""
+    for layer in model.model.language_model.layers:
+        layer.compile(dynamic=True)
+    return model
 
 
 def export(work: Path, log: Log, out: Path) -> None:

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
+from training.loop import fast_bf16
 from training.parts import Log
 from training.trainer import ChangedOnly, Saver, Visits, resumable
 
@@ -24,7 +25,8 @@ class Round:
     """One warm-up and cosine of LLaVA's stages.
 
     ``saves``: the steps that ship, the last one is the end. ``first``: number of its first visit, so that none comes
-    twice. ``things``: how few and how many a scene has. ``captions_only``: no questions.
+    twice. ``things``: how few and how many a scene has. ``captions_only``: no questions. A step sees ``batch`` pictures
+    with ``answers`` dialogues each.
     """
 
     saves: tuple[int, ...]
@@ -33,12 +35,13 @@ class Round:
     first: int
     things: tuple[int, int]
     captions_only: bool = False
+    answers: int = 3
 
 
 ROUNDS = {
-    "projector": Round((0, 32, 64, 125, 250, 500, 1000, 2000), 8, 3e-3, 0, (1, 2), captions_only=True),
-    "lora": Round((20, 40, 80, 160, 320, 640, 1280, 2560), 16, 1.5e-3, 16_000, (1, 5)),
-    "lora_last": Round((1600,), 16, 8e-4, 60_000, (2, 5)),
+    "projector": Round((0, 32, 64, 125, 250, 500, 1000), 3, 3e-3, 0, (1, 2), captions_only=True),
+    "lora": Round((20, 40, 80, 160, 320, 640, 1280), 4, 1.5e-3, 16_000, (1, 5)),
+    "lora_last": Round((800,), 4, 8e-4, 60_000, (2, 5)),
 }
 
 
@@ -56,7 +59,8 @@ def stage(
     if (home / f"checkpoint-{steps}" / "projector.safetensors").exists():
         return
     arguments = TrainingArguments(
-        output_dir=str(home), max_steps=steps, per_device_train_batch_size=how.batch, save_strategy="no", bf16=True,
+        output_dir=str(home), max_steps=steps, per_device_train_batch_size=how.batch, save_strategy="no",
+        bf16=fast_bf16(device),
         learning_rate=how.rate, weight_decay=0.0, max_grad_norm=1.0,
         adam_beta2=0.98, logging_steps=5, report_to=[], remove_unused_columns=False, seed=seed, disable_tqdm=True,
         use_cpu=device == "cpu", dataloader_pin_memory=device != "cpu",

@@ -21,25 +21,37 @@ WIDTH, LAYERS = 192, 6
 
 @dataclass(frozen=True)
 class Lesson:
-    """One warm-up and cosine of the text stage: what is said how often (`spoken`), grids of how many cells a side, how
-    much noise, how large things are."""
+    """One warm-up and cosine of the text stage.
+
+    ``shares``: what is said how often (`spoken`). ``sides``: grids of how many cells a side. ``things``: how large
+    things are; ``spread``: how often each has a corner to itself. ``plain``: entries are nouns alone, without colour
+    and place. ``batch``: grids, and dialogues about each. ``floor``: the rate at the end, of ``rate``.
+    """
 
     steps: int
     shares: dict[str, float]
     sides: tuple[int, ...]
+    rate: float = 1.5e-3
     noise: float = 0.0
     things: tuple[float, float] = (0.12, 0.3)
-    rate: float = 1.5e-3
     spread: float = 0.0
+    plain: bool = False
+    batch: tuple[int, int] = (8, 2)
+    floor: float = 0.2
 
 
 LESSONS = {
-    "text_nouns": Lesson(1500, {"free": 0.4, "question": 0.3, "attribute": 0.3}, (4,), rate=2e-3),
+    "text_lists": Lesson(700, {"free": 0.6, "question": 0.4}, (3,), 2e-3, things=(0.3, 0.6), plain=True, batch=(16, 1)),
+    "text_nouns": Lesson(900, {"free": 0.4, "question": 0.2, "attribute": 0.4}, (4,), 2e-3),
     "text_attributes": Lesson(1500, {"attribute": 0.75, "free": 0.1, "asked": 0.15}, (4,)),
-    "text_places": Lesson(1500, {"place": 0.5, "attribute": 0.25, "free": 0.1, "asked": 0.15}, (4, 6), spread=0.8),
-    "text": Lesson(1500, SHARES, (6, 8, 12), 1.0, (0.26, 0.6)),
+    "text_places": Lesson(2500, {"place": 0.5, "attribute": 0.25, "free": 0.1, "asked": 0.15}, (4, 6), spread=0.8),
+    "text_relations": Lesson(
+        1800, {"place": 0.5, "relation": 0.2, "attribute": 0.15, "free": 0.15}, (4, 6), spread=0.8
+    ),
+    "text": Lesson(1500, SHARES, (6, 8, 12), noise=1.0, things=(0.26, 0.6), batch=(8, 4), floor=0.02),
 }
-"""Nouns before colours, colours before places, all together last: each is built of what the one before has taught."""
+"""Nouns alone before things with colours, those before places, all together last: each is built of what the one before
+has taught. From scratch, entries of nouns, colours and places at once teach nothing in a thousand steps."""
 FILLERS = ("wall", "sky", "stone", "grass", "sand", "coin", "wood", "cloth")
 
 
@@ -71,7 +83,7 @@ class Reader(torch.nn.Module):
         self.model, self.place = model, fast.convert_tokens_to_ids("<image>")
         self.words = [fast(f" {word}", add_special_tokens=False)["input_ids"] for word in PLACE_WORDS]
 
-    def forward(self, nouns, colours, at, noise, input_ids, attention_mask, labels=None):
+    def forward(self, nouns, colours, at, noise, input_ids, labels, **how):
         """The output for texts in which each ``<image>`` is an entry: the mean of its noun's pieces, its colour's and
         its place's words added, with noise."""
         embed = self.model.get_input_embeddings()
@@ -82,7 +94,7 @@ class Reader(torch.nn.Module):
         embedded = embed(input_ids)
         here = (input_ids == self.place)[..., None].expand_as(embedded)
         embedded = embedded.masked_scatter(here, entries.to(embedded.dtype))
-        return self.model(inputs_embeds=embedded, attention_mask=attention_mask, labels=labels, use_cache=False)
+        return self.model(inputs_embeds=embedded, labels=labels, use_cache=False, **how)
 
 
 def _mean(embed: Any, pieces: torch.Tensor) -> torch.Tensor:
@@ -91,13 +103,10 @@ def _mean(embed: Any, pieces: torch.Tensor) -> torch.Tensor:
 
 
 class Grids:
-    """Batches of ``size`` layouts read as grids of words, each with a prompt and an answer that it tells."""
+    """Batches of layouts read as grids of words, each with prompts and answers that it tells, as a lesson has them."""
 
-    def __init__(
-        self, fast: Any, size: int, sides: tuple[int, ...], noise: float, shares=SHARES, things=(0.26, 0.6), spread=0.0
-    ) -> None:
-        self.fast, self.size, self.sides, self.noise = fast, size, sides, noise
-        self.shares, self.things, self.spread = shares, things, spread
+    def __init__(self, fast: Any, how: Lesson) -> None:
+        self.fast, self.how = fast, how
         words = (*scenes.nouns(), *FILLERS, *scenes.COLOURS)
         pieces_of = {word: fast(f" {word}", add_special_tokens=False)["input_ids"] for word in words}
         longest = max(map(len, pieces_of.values()))
@@ -108,11 +117,11 @@ class Grids:
         """``nouns``, ``colours`` (Int[list entry piece], -1: none), ``at`` (Float[list entry word]), ``noise``
         (Float[list entry channel]) and the text's tokens."""
         rng = np.random.default_rng([step, 11])
-        side, rows, some = int(rng.choice(self.sides)), [], []
-        for _ in range(self.size):
-            things, boxes = layout(rng, sides=self.things, spread=rng.random() < self.spread)
-            prompt, answer = spoken(rng, things, self.shares)
-            rows.append((f"USER: {'<image>' * side**2}\n{prompt} ASSISTANT:", answer))
+        how, (size, answers) = self.how, self.how.batch
+        side, rows, some = int(rng.choice(how.sides)), [], []
+        for _ in range(size):
+            things, boxes = layout(rng, sides=how.things, spread=rng.random() < how.spread)
+            rows.append((side**2, [spoken(rng, things, how.shares) for _ in range(answers)]))
             some.append(self.entries(rng, things, boxes, side))
         return self.tensors(some, side, rng, step) | tokens(self.fast, rows)
 
@@ -120,8 +129,8 @@ class Grids:
         """The grids' part of a batch, from what ``entries`` gives for each. What is empty says no place."""
         amount, (nouns, colours, there) = len(some), zip(*some, strict=True)
         noise = torch.randn(amount, side**2, WIDTH, generator=torch.Generator().manual_seed(step))
-        noise *= torch.from_numpy(rng.uniform(0, self.noise, (amount, 1, 1)).astype(np.float32))
-        at = torch.from_numpy(places(side)) * torch.tensor(there)[..., None]
+        noise *= torch.from_numpy(rng.uniform(0, self.how.noise, (amount, 1, 1)).astype(np.float32))
+        at = torch.from_numpy(places(side)) * torch.tensor(there)[..., None] * (not self.how.plain)
         return {"nouns": torch.tensor(nouns), "colours": torch.tensor(colours), "at": at, "noise": noise}
 
     def entries(self, rng: np.random.Generator, things, boxes: np.ndarray, side: int) -> tuple[list, list, list]:
@@ -131,7 +140,7 @@ class Grids:
         first = np.array([np.flatnonzero(flat == k)[:1].sum() for k in range(len(things))])
         lost = rng.random(len(flat)) < 0.15
         lost[first] = False
-        wrong = rng.random(len(flat)) < 0.15 * self.noise * rng.random()
+        wrong = rng.random(len(flat)) < 0.15 * self.how.noise * rng.random()
         others = rng.integers(len(scenes.nouns()), size=len(flat))
         fillers = rng.integers(len(FILLERS), size=len(flat))
         nouns, colours, there = [], [], []
@@ -139,12 +148,12 @@ class Grids:
             empty = k == EMPTY or lost[cell]
             noun = FILLERS[fillers[cell]] if empty else things[k].noun
             nouns.append(self.padded[scenes.nouns()[others[cell]] if wrong[cell] and not empty else noun])
-            colours.append(self.padded["" if empty else things[k].colour])
+            colours.append(self.padded["" if empty or self.how.plain else things[k].colour])
             there.append(float(not empty))
         return nouns, colours, there
 
 
-def text(work: Path, log: Log, device: str, size: int = 32) -> None:
+def text(work: Path, log: Log, device: str) -> None:
     """The language model, from text alone: grids of words, then captions, questions and answers about them.
 
     A grid stands for a picture: each cell is one vector, its noun's pieces, its colour's and its place's. The answer
@@ -154,9 +163,10 @@ def text(work: Path, log: Log, device: str, size: int = 32) -> None:
     fast = load_tokenizer(work)
     torch.manual_seed(1)
     model, first = Reader(llama(len(fast)), fast).to(device), 0
-    loss = lambda batch: (model(**batch).loss, {"entries": batch["nouns"].shape[1]})  # noqa: E731
+    read = torch.compile(model, dynamic=True)
+    loss = lambda batch: (read(**batch).loss, {"entries": batch["nouns"].shape[1]})  # noqa: E731
     for name, how in LESSONS.items():
-        batches = Grids(fast, size, how.sides, how.noise, how.shares, how.things, how.spread)
-        at = lambda step, some=batches, start=first: some(start + step)  # noqa: E731
-        train(name, model, at, loss, how.steps, how.rate, 0.05, work, log, device)
+        grids = Grids(fast, how)
+        at = lambda step, some=grids, start=first: some(start + step)  # noqa: E731
+        train(name, model, at, loss, how.steps, how.rate, 0.05, work, log, device, floor=how.floor)
         first += how.steps

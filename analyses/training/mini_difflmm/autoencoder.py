@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.loop import train
+from training.loop import fast_bf16, train
 from training.mini_difflmm.pictures import Pictures
 from training.parts import Log
 from training.pictures import PIXELS
@@ -72,7 +72,7 @@ def posteriors(pictures: Path, work: Path, log: Log, device: str, vae: Any = Non
     moments = np.lib.format.open_memmap(work / "partial.npy", "w+", np.float16, (amount, 8, side, side))
     for first in range(0, amount, size):
         pixels = torch.stack([data.pixels(k) for k in range(first, min(first + size, amount))]).to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=fast_bf16(device)):
             moments[first : first + size] = model.encode(pixels).latent_dist.parameters.float().cpu().numpy()
         if first % 4000 == 0:
             log(part="posteriors", done=first)

@@ -62,10 +62,11 @@ def for_training(pictures: Path, work: Path, device: str) -> Start:
     """What gives the model, with the autoencoder's part computed once, and a round's batches."""
 
     def start(how: Round, seed: int) -> tuple[Any, Dialogues]:
-        model, data = assemble(pictures, work, seed), Pictures(pictures, things=how.things)
+        model = mini_llava.compiled(assemble(pictures, work, seed))
+        data = Pictures(pictures, things=how.things)
         model.model.diffusion.posterior = Posteriors(work, data)
         plain_attention(model.model.diffusion.unet, device)
-        return model, Dialogues(data, load_tokenizer(pictures), how.captions_only)
+        return model, Dialogues(data, load_tokenizer(pictures), how.captions_only, how.answers)
 
     return start
 
