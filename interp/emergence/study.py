@@ -70,8 +70,7 @@ def emerge(
     """
     check(answers, normalise, samples, batch, nulls, weighting, seed)
     check_kinds(answers, rows, mentions, "none", by)
-    asked, every, sources = metrics_asked(metrics)
-    found, (own_words, said) = {name: every[name] for name in asked}, words_of(phrases)
+    (_, found, sources), (own_words, said) = metrics_asked(metrics), words_of(phrases)
     again = _held(repeatable(dataset, samples))
     ids = [s.sample_id if isinstance(s, Skip) else s.id for s in again()]
     if len(set(ids)) < len(ids):
