@@ -12,8 +12,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 HALF = 0.5
 
 MASKS_AT_ONCE = 16
-"""Masks of a phrase that meet its maps in one product. Always so many, so that a score does not depend on how many other
-masks are scored beside it: sums of other shapes round otherwise."""
+"""Masks of a phrase that meet its maps in one product. Always so many, so that a score does not depend on how many
+others are scored beside it: products of other shapes round otherwise."""
 
 
 def in_mask(masks: Float[Tensor, "*phrase row col"]) -> Bool[Tensor, "*phrase patch"]:
@@ -30,7 +30,8 @@ def within(
 ) -> Float[Tensor, "phrase mask layer head"]:
     """Sum of each map over each of its phrase's masks, a patch counting as much as the mask says: one product for all.
 
-    >>> within(torch.tensor([0.1, 0.6, 0.3])[None, None, None], torch.tensor([[[0.0, 1.0, 0.5], [1.0, 0.0, 0.0]]])).flatten()
+    >>> masks = torch.tensor([[[0.0, 1.0, 0.5], [1.0, 0.0, 0.0]]])  # two masks of a phrase, on three patches
+    >>> within(torch.tensor([0.1, 0.6, 0.3])[None, None, None], masks).flatten()
     tensor([0.7500, 0.1000])
     """
     maps, masks = a.flatten(1, 2).mT, masks.to(a.dtype)

@@ -49,7 +49,10 @@ def score_sample(
         if metric.uses_mask:
             each = score_each(metric, maps, torch.cat([masks[:, None], crossed, null_masks], 1), others)
             values, cross, nulls = each.split([1, crossed.shape[1], null_masks.shape[1]], 1)
-            values, null = values[:, 0], nulls.nanmean(1) if nulls.shape[1] else torch.full_like(values[:, 0], torch.nan)
+            values, null = (
+                values[:, 0],
+                nulls.nanmean(1) if nulls.shape[1] else torch.full_like(values[:, 0], torch.nan),
+            )
             specific = specificity(metric, values, cross, partner)
         else:
             values = scored(metric, maps, masks, others, elsewhere)

@@ -44,7 +44,9 @@ def test_a_metric_that_scores_one_mask_at_a_time_scores_as_one_that_scores_them_
     """A user's metric has ``score`` alone."""
     partner = np.array([[1, 2], [0, -1], [0, -1], [-1, -1]])
     for name, metric in METRICS.items():
-        said = {key: getattr(metric, key) for key in ("raw", "uses_mask", "higher_is_better", "limits", "score", "chance")}
+        said = {
+            key: getattr(metric, key) for key in ("raw", "uses_mask", "higher_is_better", "limits", "score", "chance")
+        }
         plain = scoring.score_sample(*drawn, partner, {name: SimpleNamespace(**said)})[name]
         for ours, theirs in zip(scoring.score_sample(*drawn, partner, {name: metric})[name], plain, strict=True):
             np.testing.assert_array_equal(ours, theirs)
