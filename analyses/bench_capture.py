@@ -18,8 +18,8 @@ The model is a randomly initialised LLaVA: no attention is worth looking at here
 rounds in which all ways take turns, in an order drawn anew each round; processor time stands beside wall time, and
 interp's parser has read no text when its turn comes. Two runs of one way differ by more than replay costs wherever the
 machine is not idle, so ratios are within a round, and replay's is also taken within each call: all of `interp.capture`
-over the generation inside it. Peak memory is, on the CPU, the highest resident set of a fresh process for each way, above
-what the loaded model takes; on a GPU, PyTorch's highest allocation.
+over the generation inside it. Peak memory is, on the CPU, the highest resident set of a fresh process for each way,
+above what the loaded model takes; on a GPU, PyTorch's highest allocation.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ def now(device: str) -> float:
 
 
 def clock(args: argparse.Namespace, ways: Sequence[str]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Seconds of each way in each round, ``wall`` and ``processor`` (``generation``: wall inside replay), and the largest
-    difference of each way's mean map from interp's."""
+    """Seconds of each way in each round, ``wall`` and ``processor`` (``generation``: wall inside replay), and the
+    largest difference of each way's numbers from interp's."""
     work = prepared(args, ways)
     spent: dict[str, Any] = {kind: {way: [] for way in ways} for kind in ("wall", "processor")}
     order, rng, maps = list(ways), np.random.default_rng(args.seed), {}
@@ -241,11 +241,11 @@ def measured(args: argparse.Namespace, ways: Sequence[str], size: int, argv: lis
     found = {"batch": size, "ways": rows, "seconds": spent, "largest_difference": differences}
     if args.given:
         for other in ways[2:]:
-            both = [
-                [a / b for a, b in zip(s["captured"], s[other], strict=True)]
-                for s in (spent["wall"], spent["processor"])
-            ]
-            print(f"interp over {other}: wall {median(both[0]):.3f}, processor {median(both[1]):.3f}")
+            wall, processor = (
+                median(a / b for a, b in zip(spent[kind]["captured"], spent[kind][other], strict=True))
+                for kind in ("wall", "processor")
+            )
+            print(f"interp over {other}: wall {wall:.3f}, processor {processor:.3f}")
     else:
         within = [a / b for a, b in zip(spent["wall"]["replay"], spent["generation"], strict=True)]
         print(f"replay over the generation in the same call: {min(within):.4f} to {max(within):.4f}")

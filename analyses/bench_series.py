@@ -8,7 +8,7 @@ all. A checkpoint alone: weights by `interp.load` (`from_pretrained`), images an
 imports and the loading of spaCy are on nobody's bill. State dicts: each lies in a file of its own; it is read and put
 into a model that was loaded once, and images, masks and parsed answers are kept from one checkpoint to the next. In
 place: what all checkpoints share is computed once. Written: seconds of wall and of processor time each way, and the
-weights kept beside the model after each checkpoint. Scores that are equal bit by bit are a condition, not a measurement.
+weights kept beside the model after each checkpoint. That all scores are equal bit by bit is a condition.
 """
 
 from __future__ import annotations
@@ -108,9 +108,8 @@ def in_turns(a: argparse.Namespace, series: Any, points: Any) -> tuple[Any, dict
             path = Path(folder, "weights.pt")
             torch.save(interp.load(point.place, device="cpu").model.state_dict(), path)
             phrases.parsed = own
-            found = [
-                timed(spent["in place"], lambda point=point: at(swap, cache, point) or measure(lmm, *given, known))
-            ]
+            found = []
+            found.append(timed(spent["in place"], lambda p=point: at(swap, cache, p) or measure(lmm, *given, known)))
             found.append(timed(spent["state dicts"], lambda path=path: by_state_dict(path)))
             found.append(timed(spent["afresh"], lambda point=point: alone(point)))
             if not (equal(found[0], found[1]) and equal(found[0], found[2])):
