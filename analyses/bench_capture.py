@@ -48,7 +48,7 @@ import capture_ways
 import interp
 from capture_ways import PROMPT
 from interp.answer import batch
-from interp.answer.parser import parsed
+from interp.answer.parser import forget
 from random_llava import make_lmm
 
 WAYS = ("plain", "replay", "streaming", "eager")
@@ -70,7 +70,7 @@ def run(way: str, lmm: interp.LMM, image: np.ndarray, args: argparse.Namespace, 
         return None
     if way == "eager":
         return output_attentions(lmm, image, args.tokens)
-    parsed.cache_clear()
+    forget()
     options = {"phrases": named, "max_new_tokens": args.tokens, "streaming": way == "streaming"}
     return interp.capture(lmm, image, PROMPT, **options).mean.flatten(2)
 

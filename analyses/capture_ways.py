@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 import interp
-from interp.answer.parser import parsed
+from interp.answer.parser import forget
 from interp.answer.replay import answer_ids
 
 PROMPT = "Describe the image in detail."
@@ -77,7 +77,7 @@ def read(asked: Asked) -> None:
 
 def captured(asked: Asked) -> tuple[Tensor, Tensor]:
     """interp; its parser has read no text yet."""
-    parsed.cache_clear()
+    forget()
     each = zip(asked.images, asked.answers, strict=True)
     samples = [interp.Sample(str(i), image, PROMPT, answer) for i, (image, answer) in enumerate(each)]
     found = interp.captures(asked.lmm, samples, batch=len(samples), phrases=lambda _: asked.spans)
