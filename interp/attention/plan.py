@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ROWS_AT_ONCE = 2**26
-"""Scores (fp32 numbers) of one layer that are worked on at a time."""
+ROWS_AT_ONCE = 2**20
+"""Scores (fp32 numbers) of one layer that are worked on at a time, on a CPU: they stay in its cache."""
+ROWS_ON_DEVICE = 2**26
+"""The same elsewhere, where each part costs launches of kernels; twice so many stand in memory at a time, 512 MiB."""
 
 
 class Plan(NamedTuple):
@@ -44,7 +46,7 @@ def parts(plan: Plan, kept: int | None, size: int) -> list[Plan]:
     """The plan in pieces of rows to keep (the first ``kept`` slots, or all) and rows to average; a row of one layer
     takes ``size`` numbers."""
     first = len(plan.slots) if kept is None else int((plan.slots < kept).sum())
-    step = max(ROWS_AT_ONCE // size, 1)
+    step = max((ROWS_AT_ONCE if plan.rows.device.type == "cpu" else ROWS_ON_DEVICE) // size, 1)
     edges = [*range(0, first, step), *range(first, len(plan.slots), step), len(plan.slots)]
     edges = edges if len(edges) > 1 else [0, 0]  # a pass without any row still makes room for the later ones
     return [

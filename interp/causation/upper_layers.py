@@ -25,6 +25,9 @@ from interp.models._next import next_inputs
 TOKENWISE = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 """Arguments of a model that have a number for each token; what it makes of pixels is in the hidden states already."""
 
+OPTIONS = ("return_dict", "output_attentions", "output_hidden_states", "logits_to_keep")
+"""Arguments with which a generation says what it wants back."""
+
 
 class Resumable:
     """The plain pass over the answers ``ids`` of a batch of prompts.
@@ -102,7 +105,8 @@ class Resumable:
             for number, kept in enumerate(known.layers):
                 cache.update(kept.keys, kept.values, number)
             step = next_inputs(model, inputs, nothing, nothing, cache, 1)
-            return plain(**{name: x for name, x in call.items() if name not in inputs} | step)
+            # Not what generation has made of the image beforehand: the prompt's keys and values hold that.
+            return plain(**{name: x for name, x in call.items() if name in OPTIONS} | step)
 
         with _replaced(model, forward):
             yield

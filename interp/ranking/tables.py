@@ -73,10 +73,10 @@ def ranking_of(
 def _localization(scores: Mapping[str, HeadScores], layers: tuple[int, ...]) -> pd.DataFrame:
     """The mask-free ranking, and beside it how often the published code's threshold would choose each head; without a
     row unless the run measured what it needs."""
-    nothing = np.zeros((0, 0, 0))
-    known = set(MASK_FREE) <= set(scores)
-    mass, entropy = (scores[name].values if known else nothing for name in MASK_FREE)
-    layers = layers if known else ()
+    if not set(MASK_FREE) <= set(scores):
+        nothing = np.zeros((0, 1, 1))
+        return mask_free(nothing, nothing).head(0).assign(frequency_as_published=np.zeros(0))
+    mass, entropy = (scores[name].values for name in MASK_FREE)
     published = mask_free(mass, entropy, first_layer=2, published=True, layers=layers)
     beside = published.assign(frequency_as_published=published["frequency"])
     return mask_free(mass, entropy, layers=layers).merge(

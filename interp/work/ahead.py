@@ -46,7 +46,7 @@ def behind(store: Store) -> Iterator[Store]:
         try:
             yield writing
         except BaseException as error:
-            if (failed := writing.last.exception()) is not None:
+            if (failed := writing.last.exception()) not in (None, error):
                 error.add_note(f"and the last batch could not be kept: {type(failed).__name__}: {failed}")
             raise
         writing.last.result()
