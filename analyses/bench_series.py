@@ -1,12 +1,14 @@
-"""What a series costs when one model takes all checkpoints in turn, beside loading and measuring each one alone.
+"""What a series costs when one model takes all checkpoints in turn, beside loading and measuring each one alone, and
+beside loading a model once and putting each checkpoint's whole state dict in.
 
     python analyses/bench_series.py mini-llava --samples 40 --out runs/bench_series.json
 
-Both ways run in this process, one checkpoint of each at a time in turns, so that whatever else the machine does falls
-on both. A checkpoint alone: weights by `interp.load` (`from_pretrained`), images and masks read, answers parsed and
-scored; imports and the loading of spaCy are on nobody's bill. In place: what all checkpoints share is read and parsed
-once. Written: seconds of wall and of processor time each way, and the weights kept beside the model after each
-checkpoint. Scores that are equal bit by bit are a condition, not a measurement.
+All ways run in this process, one checkpoint of each at a time in turns, so that whatever else the machine does falls on
+all. A checkpoint alone: weights by `interp.load` (`from_pretrained`), images and masks read, answers parsed and scored;
+imports and the loading of spaCy are on nobody's bill. State dicts: each lies in a file of its own; it is read and put
+into a model that was loaded once, and images, masks and parsed answers are kept from one checkpoint to the next. In
+place: what all checkpoints share is computed once. Written: seconds of wall and of processor time each way, and the
+weights kept beside the model after each checkpoint. That all scores are equal bit by bit is a condition.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import gc
 import json
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import interp
 from interp.answer import phrases
@@ -35,6 +39,7 @@ from interp.ranking.measure import score_batch
 from interp.statistics.nulls import MaskPool
 
 Scores = list[dict[str, np.ndarray]]
+WAYS = ("in place", "state dicts", "afresh")
 
 
 def options() -> argparse.Namespace:
@@ -82,16 +87,32 @@ def in_turns(a: argparse.Namespace, series: Any, points: Any) -> tuple[Any, dict
         return measure(interp.load(point.place, device="cpu"), *read(a))
 
     usual = phrases.parsed
-    alone(points[0])  # both ways warm
-    spent = {way: {"wall": 0.0, "processor": 0.0} for way in ("in place", "afresh")}
-    held, known, own = [], {}, parsing()
+    alone(points[0])  # all ways warm
+    spent = {way: {"wall": 0.0, "processor": 0.0} for way in WAYS}
+    held, known, own, theirs = [], {}, parsing(), parsing()
     lmm, given = timed(spent["in place"], lambda: (series.load(device="cpu"), read(a)))
-    with series.swap(lmm) as swap, inputs_cache(lmm), vision_cache(lmm.model) as cache:
+    other, again = timed(spent["state dicts"], lambda: (series.load(device="cpu"), read(a)))
+
+    def by_state_dict(path: Path) -> Scores:
+        phrases.parsed = theirs
+        other.model.load_state_dict(torch.load(path, mmap=True, weights_only=True))
+        return measure(other, *again)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        series.swap(lmm) as swap,
+        inputs_cache(lmm),
+        vision_cache(lmm.model) as cache,
+    ):
         for point in points:
+            path = Path(folder, "weights.pt")
+            torch.save(interp.load(point.place, device="cpu").model.state_dict(), path)
             phrases.parsed = own
-            ours = timed(spent["in place"], lambda point=point: at(swap, cache, point) or measure(lmm, *given, known))
-            theirs = timed(spent["afresh"], lambda point=point: alone(point))
-            if not equal(ours, theirs):
+            found = []
+            found.append(timed(spent["in place"], lambda p=point: at(swap, cache, p) or measure(lmm, *given, known)))
+            found.append(timed(spent["state dicts"], lambda path=path: by_state_dict(path)))
+            found.append(timed(spent["afresh"], lambda point=point: alone(point)))
+            if not (equal(found[0], found[1]) and equal(found[0], found[2])):
                 raise SystemExit(f"step {point.step}: scores differ from those of the checkpoint loaded afresh")
             gc.collect()
             held.append(swap.kept_bytes)
@@ -110,7 +131,9 @@ def main() -> None:
         "checkpoints": len(points),
         "samples": a.samples,
         "seconds": spent,
-        "times faster": {k: spent["afresh"][k] / spent["in place"][k] for k in ("wall", "processor")},
+        "times faster": {
+            f"than {way}": {k: spent[way][k] / spent["in place"][k] for k in ("wall", "processor")} for way in WAYS[1:]
+        },
         "weights, bytes": sum(t.numel() * t.element_size() for t in lmm.model.state_dict().values()),
         "kept beside the model after each checkpoint, bytes": held,
         "peak of the process, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,

@@ -72,6 +72,8 @@ class Metric(Protocol):
     limits: tuple[float, float]
     """Least and greatest score there can be.
 
+    A metric may also have ``score_each(maps, masks, others)``: scores [phrase mask layer head] of several masks of each
+    phrase [phrase mask row col] at once, equal to those of ``score`` on each. Without it ``score`` is called for each.
     A metric of raw attention that uses no mask may also say ``all_views = True``: it is about the whole image, and gets
     as one more cell what goes to the image's tokens outside the map (other views, ends of rows).
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +53,7 @@ def read_image(source: Any, frame: int | None = None, *, upright: bool = True) -
         with _explained(path):
             _check_regular(path)
             with Image.open(path) as opened:
+                _check_size(opened)
                 pixels = _from_pil(opened, frame, str(path), upright)
     elif isinstance(source, Image.Image):
         pixels = _from_pil(source, frame, f"PIL image of mode {source.mode}", upright)
@@ -72,6 +72,16 @@ def _check_regular(path: Path) -> None:
         raise ImageError(f"{path} is a pipe, a device or a socket; expected a file: copy what it gives into one")
 
 
+def _check_size(image: Image.Image) -> None:
+    """Nothing, unless it has more pixels than PIL trusts: PIL only warns, and one setting says for all threads what is
+    done about warnings."""
+    pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if most is not None and pixels > most:
+        raise Image.DecompressionBombWarning(
+            f"Image size ({pixels} pixels) exceeds limit of {most} pixels, could be decompression bomb DOS attack."
+        )
+
+
 def digest(image: np.ndarray) -> str:
     """SHA-256 of the image's shape and pixels: a file of the same name may hold another image tomorrow."""
     return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
@@ -81,9 +91,7 @@ def digest(image: np.ndarray) -> str:
 def _explained(name: object) -> Iterator[None]:
     """What PIL and the file system raise, said again as an ImageError with the file's name."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
+        yield
     except ImageError:
         raise
     except FileNotFoundError as error:

@@ -38,6 +38,7 @@ class How:
     max_new_tokens: int
     weighting: Weighting = "attention"
     end: bool = False
+    on_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,12 +183,13 @@ def parse(lmm: LMM, job: Job, answer: Answer, tokens: str) -> Parsed | Exception
 
 
 def _finish(lmm: LMM, parsed: Parsed, grid: PatchGrid, rows: Rows, how: How) -> Capture | Exception:
-    """The sample's capture, on the CPU, or what is wrong with its rows."""
+    """The sample's capture, on the CPU unless it is to stay, or what is wrong with its rows."""
     patches, tokens = grid.token_index.size, len(grid.tokens)
     everything, mean = rows.attention, rows.mean[..., :patches]
     if how.streaming:  # the rows of all tokens were recorded before the phrases were known
         everything = everything[:, :, torch.from_numpy(parsed.kept).to(everything.device)]
-    attention, elsewhere = everything[..., :patches], everything[..., patches:tokens].sum(-1).permute(2, 0, 1).cpu()
+    place = mean.device if how.on_device else torch.device("cpu")
+    attention, elsewhere = everything[..., :patches], everything[..., patches:tokens].sum(-1).permute(2, 0, 1).to(place)
     try:
         _check_numbers(mean, lmm.name, rows.layers)
     except CaptureError as error:
@@ -200,8 +202,8 @@ def _finish(lmm: LMM, parsed: Parsed, grid: PatchGrid, rows: Rows, how: How) -> 
         grid=grid,
         query=how.query,
         kept=parsed.kept,
-        attention=attention.permute(2, 0, 1, 3).reshape(-1, *attention.shape[:2], *grid.shape).cpu(),
-        mean=mean.reshape(*mean.shape[:2], *grid.shape).cpu(),
+        attention=attention.permute(2, 0, 1, 3).reshape(-1, *attention.shape[:2], *grid.shape).to(place),
+        mean=mean.reshape(*mean.shape[:2], *grid.shape).to(place),
         phrases=parsed.phrases,
         logprobs=rows.logprobs.cpu().numpy(),
         weighting=how.weighting,

@@ -8,6 +8,7 @@ of generation. An answer that is given is read together with its prompt.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -128,18 +129,21 @@ def captures(
     phrases: Callable[[Sample], Any] | None = None,
     weighting: Weighting = "attention",
     end: bool = False,
+    on_device: bool = False,
 ) -> Iterator[Capture | Skip]:
     """A ``Capture`` of each sample, in order, or a ``Skip`` with the reason; see ``capture``.
 
     Samples are read lazily and run ``batch`` at a time. One that fails is skipped and does not touch the others; a
     ``Skip`` among them is handed on. ``phrases`` gives each sample's own phrases, or a function of the answer's text
-    that does; None are the noun phrases.
+    that does; None are the noun phrases. ``on_device``: captures stay on the model's device, for work that is done
+    there.
     """
     if answers not in ("reference", "generated"):
         raise ValueError(f"answers is {answers!r}; expected 'reference' or 'generated'")
     if batch < 1:
         raise ValueError(f"batch is {batch}; expected at least 1")
     how = _how(tokens, query, streaming, max_new_tokens, answers == "reference", weighting, end)
+    how = replace(how, on_device=on_device)
     return _captures(lmm, iter(samples), answers == "reference", batch, how, phrases)
 
 

@@ -62,7 +62,7 @@ def phrase_maps(
         generic = _comparable(capture, normalise).mean.to(maps)
         maps = torch.where(generic > 0, maps / generic, torch.nan)
     elif normalise == "answer":
-        maps = maps - capture.mean.to(maps)
+        maps = less_mean(maps, capture)
     elif normalise != "none":
         raise ValueError(
             f"unknown normalise={normalise!r}; expected 'answer', 'none' or the Capture of a generic prompt"
@@ -70,6 +70,13 @@ def phrase_maps(
     if remove_corners:
         maps = lower_corners(maps)
     return PhraseMaps(capture.sample_id, capture.phrases, capture.grid, maps, elsewhere, capture.layers)
+
+
+def less_mean(
+    maps: Float[Tensor, "phrase layer head row col"], capture: Capture
+) -> Float[Tensor, "phrase layer head row col"]:
+    """Maps of the capture's phrases minus the mean over all tokens of its answer."""
+    return maps - capture.mean.to(maps)
 
 
 def _means(rows: Float[Tensor, "token *rest"], own: Sequence[list[int]]) -> Float[Tensor, "phrase *rest"]:

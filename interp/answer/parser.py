@@ -80,6 +80,11 @@ def _parsed(text: str, parser: str) -> Doc:
     return _load(parser)(text)
 
 
+def forget() -> None:
+    """No text has been parsed yet; the pipeline stays loaded."""
+    _parsed.cache_clear()
+
+
 def root_of(doc: Doc, start: int, end: int) -> Token | None:
     """The one word, of those that these characters touch, that the others hang from; else the last of them; None if
     they touch no word."""

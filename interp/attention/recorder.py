@@ -144,8 +144,8 @@ class Recorder(Watcher):
         self._passes[axis] += 1
         room = self._room(rows, int(slots.max()) + 1 if slots.numel() else 0)
         rows = rows.to(room.device)
-        after = (rows[..., :1] * 0).expand(-1, -1, -1, room.shape[-1] - rows.shape[-1])
-        rows = torch.cat([rows, after], -1)
+        if more := room.shape[-1] - rows.shape[-1]:
+            rows = torch.cat([rows, (rows[..., :1] * 0).expand(-1, -1, -1, more)], -1)
         if self._averaged and slots.numel() and slots[0] >= self._kept:
             return self._add(axis, plan, rows)
         place, places = room[:, axis], slots.to(room.device)

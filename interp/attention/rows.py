@@ -90,12 +90,12 @@ def softmax_rows(
     groups, keys = key.shape[1:3]
     packed = query.float().reshape(batch, groups, heads // groups * rows, dim)
     scores = (packed @ key.float().mT).view(batch, heads, rows, keys)
-    scores = scores * (dim**-0.5 if scaling is None else scaling)
+    scores *= dim**-0.5 if scaling is None else scaling  # in place: of all that is made here these are the largest
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
-        scores = scores + bias
-    scores = scores.masked_fill(~seen, -torch.inf)
+        scores += bias
+    scores.masked_fill_(~seen, -torch.inf)
     if sinks is None:
         return scores.softmax(-1)
     sink = sinks.float().reshape(1, -1, 1, 1).expand(batch, -1, rows, 1)

@@ -20,6 +20,7 @@ from interp.attention.ablation import ablate
 from interp.attention.edges import knockout
 from interp.attention.record import record
 from interp.causation.own_answers import named
+from interp.causation.reading import Reading
 from interp.causation.setting import How, Measured, edges_of, of_sample, padded
 from interp.causation.subjects import Group
 from interp.causation.units import Unit
@@ -42,17 +43,17 @@ class _Seen(NamedTuple):
     grounding: np.ndarray  # [subject layer head], layers above the one that was resumed from
 
 
-def measure(lmm: Any, group: Group, units: Sequence[Unit], how: How) -> tuple[Measured, Measured, np.ndarray]:
+def measure(reading: Reading, units: Sequence[Unit], how: How) -> tuple[Measured, Measured, np.ndarray]:
     """The plain model's measures, each unit's harm, and how many patches are knocked out for each subject (0 for
     ablations)."""
-    with evaluating(lmm.model):
-        resumable = Resumable(lmm, group.inputs, group.ids)
-        plain, sinks = _plain(group, resumable, how)
+    group, resumable = reading.group, reading.resumable
+    with evaluating(reading.lmm.model):
+        plain, sinks = reading.once((id(how.metric), how.weighting), lambda: _plain(group, resumable, how))
         edges = [edges_of(s, group, how, sinks) for s in group.subjects]
         found = _taken_away(group, resumable, units, how, edges, plain)
         before = np.full(len(group.subjects), np.nan)
         if how.generate:
-            before, after = named(lmm, group, units, how, edges)
+            before, after = named(reading, units, how, edges)
             found = found._replace(named=before - after)
     first = Measured(plain.logprob, plain.rank, _mean(plain.grounding), before)
     return first, found, np.array([len(e) for e in edges])

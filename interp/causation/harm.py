@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,31 +11,22 @@ import pandas as pd
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-import interp
-from interp.answer.layers import layers_with_heads
+from interp.answer.replay import Answer
 from interp.attention.ablation import Reference
+from interp.causation.asked import ABOUT, Study, study_of
 from interp.causation.batch import measure
+from interp.causation.reading import Reading
 from interp.causation.result import Effects, NothingToMeasure
-from interp.causation.setting import EDGES, How, Measured
-from interp.causation.subjects import read_group
-from interp.causation.units import Units, units_of
+from interp.causation.setting import How, Measured
+from interp.causation.units import Units
 from interp.causation.usual import reference as reference_of
-from interp.metrics._given import metric_of, source_of
 from interp.models._given import lmm_of
-from interp.models._identity import fingerprint, setup
 from interp.statistics import intervals, summary
 from interp.statistics.scores import HeadScores
 from interp.types import Sample, Skip, Weighting
-from interp.work.samples import repeatable
+from interp.work.ahead import ahead, behind
+from interp.work.samples import cut, held, repeatable
 from interp.work.store import Memory, Store, key_of, marked
-
-INTERVENTIONS = ("zero", "mean", "resample", "knockout")
-
-
-WHERE = ("word", "answer", "all")
-
-ABOUT = ("sample_id", "image_id", "phrase", "root", "tokens", "area")
-"""What is kept of each phrase."""
 
 
 def effects(
@@ -85,84 +75,66 @@ def effects(
         NothingToMeasure: no phrase could be measured.
         ValueError, interp.plugins.UnknownName: a bad argument.
     """
-    place = where or ("word" if intervention == "knockout" else "answer")
-    _check(intervention, place, keys, answers, {"draws": draws, "batch": batch, "copies": copies})
     lmm = lmm_of(lmm)
-    again = repeatable(dataset, samples)
-    units = units_of(heads, layers_with_heads(lmm), lmm.heads, draws, seed)
-    if intervention in ("mean", "resample") and reference is None:
-        rows = "all" if place == "all" else "answer"
-        reference = reference_of(
-            lmm, again(), rows=rows, answers=answers, seed=seed, batch=batch, max_new_tokens=max_new_tokens,
-            progress=progress,
-        )  # fmt: skip
-    metric, scorer = metric_of(metric)
-    how = How(
-        intervention, place, keys, reference, scorer, generate, seed, copies,
-        max_new_tokens, weighting,
-    )  # fmt: skip
-    settings = {
-        "what": "effects",
-        "model": getattr(lmm, "name", type(lmm).__name__),
-        "weights": fingerprint(lmm.model),
-        "setup": setup(lmm),
-        "source": source_of(scorer),
-        "how": [intervention, place, keys, metric, weighting, generate, answers, seed, max_new_tokens],
-        "reference": None if reference is None else _digest(reference),
-        "units": [[list(h) for h in unit] for unit in units.all],
-        "about": ABOUT,
-        "version": interp.__version__,
-    }
-    done, skipped = [], []
-    kept = Memory() if store is None else store
-    rest = again()
-    said = f"{keys} patches hidden" if intervention == "knockout" else f"{len(units.all)} units away"
-    with tqdm(desc=said, unit="image", disable=not progress) as bar:
-        while group := list(islice(rest, batch)):
-            key = key_of(settings, group).replace("scores", "effects")
-            arrays = kept.get(key)
-            if arrays is None:
-                arrays = _batch(lmm, group, units, how, answers)
-                kept.put(key, arrays)
-            skipped += [Skip(*s) for s in json.loads(bytes(arrays["skipped"]).decode())]
-            if len(arrays["logprob"]):
-                done.append(arrays)
+    again, said = held(repeatable(dataset, samples)), dict[str, Answer]()
+    common: Any = {"answers": answers, "seed": seed, "max_new_tokens": max_new_tokens}
+    how = {"metric": metric, "weighting": weighting, "generate": generate, "draws": draws, "copies": copies, **common}
+    how |= {"where": where, "keys": keys, "batch": batch}
+    study = study_of(lmm, heads, intervention, reference=reference, **how)
+    if study.lacks_reference:
+        rows: Any = "all" if study.how.where == "all" else "answer"
+        reference = reference_of(lmm, again(), rows=rows, batch=batch, progress=progress, said=said, **common)
+        study = study_of(lmm, heads, intervention, reference=reference, **how)
+    return measured(lmm, [study], again, said, batch=batch, store=store, progress=progress)[0]
+
+
+def measured(
+    lmm: Any,
+    studies: Sequence[Study],
+    again: Callable[[], Iterator[Sample | Skip]],
+    said: dict[str, Answer],
+    *,
+    batch: int,
+    store: Store | None,
+    progress: bool,
+) -> list[Effects]:
+    """Each study's effects; a batch of samples is read once for all of them. ``said``: generated answers so far.
+
+    Raises:
+        NothingToMeasure: no phrase could be measured.
+    """
+    done: list[list[Mapping[str, np.ndarray]]] = [[] for _ in studies]
+    skipped: list[list[Skip]] = [[] for _ in studies]
+    text = str(studies[0]) if len(studies) == 1 else f"{len(studies)} studies of effects"
+    bar = tqdm(desc=text, unit="image", disable=not progress)
+    with bar, behind(Memory() if store is None else store) as kept:
+        for group in ahead(cut(again(), batch)):
+            reading = Reading(lmm, group, studies[0].answers, studies[0].how.max_new_tokens, said)
+            for study, own, left in zip(studies, done, skipped, strict=True):
+                key = key_of(study.settings, group).replace("scores", "effects")
+                arrays = kept.get(key)
+                if arrays is None:
+                    arrays = _batch(reading, study.units, study.how)
+                    kept.put(key, arrays)
+                left += [Skip(*s) for s in json.loads(bytes(arrays["skipped"]).decode())]
+                if len(arrays["logprob"]):
+                    own.append(arrays)
             bar.update(len(group))
-    if not done:
-        raise NothingToMeasure(f"no phrase could be measured: {skipped[0].reason if skipped else 'no samples'}")
-    return _finish(done, units, how, tuple(skipped), {**settings, "batch": batch, "metric": metric})
+    found = []
+    for study, own, left in zip(studies, done, skipped, strict=True):
+        if not own:
+            raise NothingToMeasure(f"no phrase could be measured: {left[0].reason if left else 'no samples'}")
+        about = {**study.settings, "batch": batch, "metric": study.metric}
+        found.append(_finish(own, study.units, study.how, tuple(left), about))
+    return found
 
 
-def _check(intervention: str, where: str, keys: str, answers: str, numbers: Mapping[str, int]) -> None:
-    for name, value, known in (
-        ("intervention", intervention, INTERVENTIONS),
-        ("where", where, WHERE),
-        ("keys", keys, EDGES),
-        ("answers", answers, ("reference", "generated")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
-    if intervention == "knockout" and where == "all":
-        raise ValueError("a knockout is of rows of the answer; expected where='word' or where='answer'")
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} is {number}; expected at least 1")
-
-
-def _digest(reference: Reference) -> list[float]:
-    """A few numbers that tell references apart."""
-    return [
-        float(reference.count),
-        *reference.mean.double().flatten()[:: max(reference.mean.numel() // 16, 1)].tolist(),
-    ]
-
-
-def _batch(lmm: Any, samples: list[Sample | Skip], units: Units, how: How, answers: Any) -> dict[str, np.ndarray]:
+def _batch(reading: Reading, units: Units, how: How) -> dict[str, np.ndarray]:
     """Plain arrays for the store: the plain measures and each unit's effects, subjects first."""
-    group = read_group(lmm, samples, answers, how.max_new_tokens)
+    group = reading.group
     about, plain, found, patches = [], None, None, np.zeros(0, dtype=np.int64)
     if group.subjects:
-        plain, found, patches = measure(lmm, group, units.all, how)
+        plain, found, patches = measure(reading, units.all, how)
         about = [
             [of.id, of.image_id, s.phrase.text, s.phrase.root, len(s.phrase.tokens), float(s.mask.mean())]
             for s, of in ((s, group.samples[s.sample]) for s in group.subjects)

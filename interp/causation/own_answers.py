@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,17 +13,28 @@ from interp.answer.recall import phrases_in
 from interp.answer.targets import match_targets
 from interp.attention.ablation import ablate
 from interp.attention.edges import knockout
+from interp.causation.reading import Reading
 from interp.causation.setting import How, of_sample, padded
 from interp.causation.subjects import Group
 from interp.causation.units import Unit
 
 
 def named(
-    lmm: Any, group: Group, units: Sequence[Unit], how: How, edges: list[list[int]]
+    reading: Reading, units: Sequence[Unit], how: How, edges: list[list[int]]
 ) -> tuple[Float[np.ndarray, " subject"], Float[np.ndarray, "unit subject"]]:
     """1 where the model's own answer names the subject's thing, else 0: plain, and with each unit taken away from every
-    row that predicts a token of the answer (a knockout: one subject's edges at a time)."""
-    before = _answered(lmm, group, how)
+    row that predicts a token of the answer (a knockout: one subject's edges at a time).
+
+    What is taken away from those rows alone leaves the prompt as it was: it is read once for all units."""
+    lmm, group = reading.lmm, reading.group
+    with contextlib.nullcontext() if how.where == "all" else reading.resumable.prompt_known(group.inputs):
+        return _each(lmm, group, units, how, edges, reading)
+
+
+def _each(
+    lmm: Any, group: Group, units: Sequence[Unit], how: How, edges: list[list[int]], reading: Reading
+) -> tuple[Float[np.ndarray, " subject"], Float[np.ndarray, "unit subject"]]:
+    before = reading.once(("named", how.where == "all", how.max_new_tokens), lambda: _answered(lmm, group, how))
     after = np.full((len(units), len(group.subjects)), np.nan)
     first = group.inputs["input_ids"].shape[1] - 1
     rows = None if how.where == "all" else range(first, first + how.max_new_tokens + 1)

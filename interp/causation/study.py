@@ -11,19 +11,22 @@ from collections.abc import Iterable
 from typing import Any
 
 from interp.answer.layers import layers_with_heads
+from interp.answer.replay import Answer
 from interp.attention.ablation import Reference
+from interp.causation.asked import study_of
 from interp.causation.correlation import correlations
-from interp.causation.harm import effects
+from interp.causation.harm import measured
 from interp.causation.result import Cause
 from interp.causation.setting import EDGES
 from interp.causation.tables import contrast_table, edge_table, layer_table, set_table
 from interp.causation.usual import reference as reference_of
+from interp.models._given import lmm_of
 from interp.ranking.result import TOP
 from interp.ranking.study import rank
 from interp.statistics.scores import HeadScores
 from interp.statistics.summary import summarise
 from interp.types import By, Sample, Skip, Weighting
-from interp.work.samples import Again, repeatable
+from interp.work.samples import Again, held, repeatable
 from interp.work.store import Memory, Store
 
 BY_LAYER = ("own", "background")
@@ -67,23 +70,36 @@ def cause(
     """
     if intervention == "knockout":
         raise ValueError("intervention is 'knockout'; expected 'mean', 'zero' or 'resample': edges are cut besides")
-    again, kept = repeatable(dataset, samples), Memory() if store is None else store
-    data = list(again()) if iter(dataset) is dataset else Again(again)
+    lmm, said = lmm_of(lmm), dict[str, Answer]()
+    again, kept = held(repeatable(dataset, samples)), Memory() if store is None else store
+    data = Again(again)
     common: Any = {"answers": answers, "seed": seed, "batch": batch, "max_new_tokens": max_new_tokens}
     common |= {"store": kept, "progress": progress}
     ranking = rank(lmm, data, [metric], weighting=weighting, by=by, **common)
     grounding = ranking.scores[metric]
     if intervention != "zero" and reference is None:
         rows: Any = "all" if where == "all" else "answer"
-        reference = reference_of(lmm, again(), rows=rows, **{k: v for k, v in common.items() if k != "store"})
-    how = {"draws": draws, "copies": copies, "weighting": weighting, **common}
-    away = {"intervention": intervention, "where": where, "reference": reference}
-    single = effects(lmm, data, "all", **away, **how)
+        gathered = {k: v for k, v in common.items() if k != "store"}
+        reference = reference_of(lmm, again(), rows=rows, said=said, **gathered)
+    how: Any = {"draws": draws, "copies": copies, "weighting": weighting, "batch": batch, "seed": seed}
+    how |= {"answers": answers, "max_new_tokens": max_new_tokens}
+    away: Any = {"intervention": intervention, "where": where, "reference": reference, **how}
     numbers = layers_with_heads(lmm)
     best = {name: grounding.top(k, by) for name, k in TOP.items() if k < len(numbers) * lmm.heads}
-    together = effects(lmm, data, best, **away, generate=generate, **how)
-    cut = {k: effects(lmm, data, {"all heads": "all"}, "knockout", keys=k, generate=generate, **how) for k in EDGES}
-    layers = {k: effects(lmm, data, "layers", "knockout", keys=k, **how) for k in BY_LAYER}
+    single, together, *rest = measured(
+        lmm,
+        [
+            study_of(lmm, "all", **away),
+            study_of(lmm, best, **away, generate=generate),
+            *(study_of(lmm, {"all heads": "all"}, "knockout", keys=k, generate=generate, **how) for k in EDGES),
+            *(study_of(lmm, "layers", "knockout", keys=k, **how) for k in BY_LAYER),
+        ],
+        again, said, batch=batch, store=kept, progress=progress,
+    )  # fmt: skip
+    cut, layers = (
+        dict(zip(EDGES, rest[: len(EDGES)], strict=True)),
+        dict(zip(BY_LAYER, rest[len(EDGES) :], strict=True)),
+    )
     scores = {metric: grounding} | {n: _by_head(score, numbers, lmm.heads) for n, score in single.scores.items()}
     return Cause(
         heads=summarise(scores, seed),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +17,11 @@ from interp.answer.replay import Answer, Replay, generate, replay
 from interp.answer.targets import match_targets
 from interp.models._lmm import LMM, evaluating
 from interp.types import PatchGrid, Phrase, Sample, Skip
+from interp.work.ahead import ahead
 from interp.work.halves import in_halves, only_its_own
+from interp.work.samples import cut
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,27 @@ def groups(
     answers: Literal["reference", "generated"],
     batch: int,
     max_new_tokens: int,
-) -> Iterator[Group]:
-    """The samples in batches, read lazily; what cannot be read is skipped with its reason."""
-    rest = iter(samples)
-    while some := list(islice(rest, batch)):
-        yield read_group(lmm, some, answers, max_new_tokens)
+    first: Callable[[Group], Found],
+    said: dict[str, Answer],
+) -> Iterator[tuple[Group, Found | None]]:
+    """The samples in batches, each as `read_group` gives it, read lazily."""
+    for some in ahead(cut(iter(samples), batch)):
+        yield read_group(lmm, some, answers, max_new_tokens, first, said)
 
 
 def read_group(
-    lmm: LMM, samples: Sequence[Sample | Skip], answers: Literal["reference", "generated"], max_new_tokens: int
-) -> Group:
-    """One batch; samples that cannot be read, or of which no phrase names a target, are skipped."""
+    lmm: LMM,
+    samples: Sequence[Sample | Skip],
+    answers: Literal["reference", "generated"],
+    max_new_tokens: int,
+    first: Callable[[Group], Found],
+    said: dict[str, Answer],
+) -> tuple[Group, Found | None]:
+    """One batch, and what ``first``, a plain pass over it, gives; None if no sample is left.
+
+    Samples that cannot be read, that the model cannot take, or of which no phrase names a target, are skipped with the
+    reason. ``said``: generated answers by sample id; those in it are not generated again, and new ones are put there.
+    """
     skipped, jobs = [], []
     for sample in samples:
         try:
@@ -84,7 +97,7 @@ def read_group(
             if not only_its_own(error):
                 raise
             skipped.append(_skip(sample, error))
-    found = _answers(lmm, [job for _, job in jobs], answers, max_new_tokens)
+    found = _answers(lmm, [job for _, job in jobs], answers, max_new_tokens, said)
     kept = []
     for (sample, job), answer in zip(jobs, found, strict=True):
         parsed = answer if isinstance(answer, Exception) else parse(lmm, job, answer, "phrases")
@@ -95,14 +108,23 @@ def read_group(
             skipped.append(Skip(sample.id, f"no phrase of the answer {parsed.text!r} names a target"))
             continue
         kept.append((sample, job, answer, [(parsed.phrases[i], mask) for i, mask in named]))
+    if not kept:
+        return _group(lmm, [], skipped), None
+    try:
+        group = _group(lmm, kept, skipped)
+        return group, first(group)
+    except Exception as error:
+        if not only_its_own(error):
+            raise
     seen = in_halves(kept, lambda some: _look(lmm, some))
     skipped += [_skip(s, e) for (s, *_), e in zip(kept, seen, strict=True) if isinstance(e, Exception)]
-    return _group(lmm, [k for k, e in zip(kept, seen, strict=True) if not isinstance(e, Exception)], skipped)
+    group = _group(lmm, [k for k, e in zip(kept, seen, strict=True) if not isinstance(e, Exception)], skipped)
+    return group, first(group) if group.samples else None
 
 
 @torch.no_grad()
 def _look(lmm: LMM, kept: Sequence[tuple[Sample, Job, Answer, Any]]) -> list[None]:
-    """One plain pass over the samples: what the model cannot take shows here, and not among the interventions."""
+    """One plain pass over the samples: shows which of them the model cannot take, if the first pass over all failed."""
     with evaluating(lmm.model):
         lmm.model(**_group(lmm, kept, []).replay(lmm.model).call, logits_to_keep=1)
     return [None] * len(kept)
@@ -122,17 +144,23 @@ def _group(lmm: LMM, kept: Sequence[tuple[Sample, Job, Answer, Any]], skipped: l
     return Group([s for s, *_ in kept], inputs, [a.ids for _, _, a, _ in kept], grids, keys, subjects, skipped)
 
 
-def _answers(lmm: LMM, jobs: Sequence[Job], answers: str, max_new_tokens: int) -> list[Answer | Exception]:
+def _answers(
+    lmm: LMM, jobs: Sequence[Job], answers: str, max_new_tokens: int, said: dict[str, Answer]
+) -> list[Answer | Exception]:
     """Each job's answer, or why it has none."""
     if answers == "reference" or not jobs:
         return [Answer(job.ids or []) for job in jobs]
+    if all(job.sample_id in said for job in jobs):
+        return [said[job.sample_id] for job in jobs]
 
     def work(some: Sequence[Job]) -> list[Answer]:
         inputs = lmm.inputs([job.image for job in some], [job.text for job in some])
         with evaluating(lmm.model), torch.no_grad():
             return generate(lmm, inputs, max_new_tokens)[0]
 
-    return in_halves(jobs, work)
+    found = in_halves(jobs, work)
+    said |= {job.sample_id: x for job, x in zip(jobs, found, strict=True) if isinstance(x, Answer)}
+    return found
 
 
 def _skip(sample: Sample | Skip, error: Exception) -> Skip:

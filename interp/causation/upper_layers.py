@@ -7,6 +7,7 @@ in layer l changes nothing below it; one on the answer's rows changes no key of 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ from interp.models._next import next_inputs
 
 TOKENWISE = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 """Arguments of a model that have a number for each token; what it makes of pixels is in the hidden states already."""
+
+OPTIONS = ("return_dict", "output_attentions", "output_hidden_states", "logits_to_keep")
+"""Arguments with which a generation says what it wants back."""
 
 
 class Resumable:
@@ -81,6 +85,31 @@ class Resumable:
         local = (rows - first).clamp(min=0)
         with torch.no_grad(), self._from(layer, samples, first), self._at(local):
             return self.lmm.model(**call).logits
+
+    @contextlib.contextmanager
+    def prompt_known(self, inputs: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, a generation from the same ``inputs`` takes the prompt's keys and values from the plain pass and
+        reads the prompt's last token alone; a model whose prompt has to be read whole generates as ever."""
+        if not self._over_cache:
+            yield
+            return
+        model, plain = self.lmm.model, self.lmm.model.forward
+        nothing = inputs["input_ids"][:, :0]
+
+        @functools.wraps(plain)
+        def forward(*args: Any, **call: Any) -> Any:
+            cache = call.get("past_key_values")
+            if cache is None or cache.get_seq_length():
+                return plain(*args, **call)
+            known = self._prompt(0, torch.arange(len(nothing)))
+            for number, kept in enumerate(known.layers):
+                cache.update(kept.keys, kept.values, number)
+            step = next_inputs(model, inputs, nothing, nothing, cache, 1)
+            # Not what generation has made of the image beforehand: the prompt's keys and values hold that.
+            return plain(**{name: x for name, x in call.items() if name in OPTIONS} | step)
+
+        with _replaced(model, forward):
+            yield
 
     def _keep(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self._below.append(args[0] if args else kwargs["hidden_states"])

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from interp.answer.replay import Answer
 from interp.attention.ablation import Reference
 from interp.attention.outputs import head_outputs
 from interp.causation.subjects import Group, groups
+from interp.models._lmm import evaluating
 from interp.statistics.nulls import draw
 from interp.types import Sample, Skip
 
@@ -27,11 +29,12 @@ def reference(
     batch: int = 8,
     max_new_tokens: int = 128,
     progress: bool = True,
+    said: dict[str, Answer] | None = None,
 ) -> Reference:
     """The heads' mean output over the samples, and ``draws`` random rows of them, for `interp.ablate`.
 
     ``rows``: those that predict an answer's tokens, or all of prompt and answer. Memory stays at one batch. The draws
-    depend on the seed and the samples' ids, not on order or batches.
+    depend on the seed and the samples' ids, not on order or batches. ``said``: generated answers, see `read_group`.
 
     Raises:
         ValueError: no sample could be read; with a reason.
@@ -42,11 +45,13 @@ def reference(
     layers: tuple[int, ...] = ()
     kept, keys = torch.empty(0), torch.empty(0, dtype=torch.float64)
     count, reasons = 0, []
-    for group in tqdm(groups(lmm, samples, answers, batch, max_new_tokens), desc="reference", disable=not progress):
+    known = {} if said is None else said
+    each = groups(lmm, samples, answers, batch, max_new_tokens, lambda g: _outputs(lmm, g, rows, seed), known)
+    for group, found in tqdm(each, desc="reference", disable=not progress):
         reasons += [s.reason for s in group.skipped]
-        if not group.samples:
+        if found is None:
             continue
-        outputs, own, layers = _outputs(lmm, group, rows, seed)
+        outputs, own, layers = found
         total, count = total + outputs.sum(0, dtype=torch.float64), count + len(outputs)
         kept, keys = torch.cat([kept, outputs]) if len(keys) else outputs, torch.cat([keys, own])
         chosen = keys.topk(min(draws, len(keys)), largest=False).indices
@@ -66,7 +71,7 @@ def _outputs(lmm: Any, group: Group, which: str, seed: int) -> tuple[Tensor, Ten
     else:
         real = [torch.arange(again.start, again.start + len(ids)) for ids in group.ids]
     rows = torch.nn.utils.rnn.pad_sequence(real, batch_first=True, padding_value=-1)
-    with head_outputs(lmm.decoder, rows) as seen, torch.no_grad():
+    with head_outputs(lmm.decoder, rows) as seen, torch.no_grad(), evaluating(lmm.model):
         lmm.model(**again.call, logits_to_keep=1)
     assert length >= int(rows.max())
     outputs = seen.outputs.permute(0, 3, 1, 2, 4).cpu()

@@ -15,6 +15,7 @@ from interp.models._identity import fingerprint, setup
 from interp.ranking.result import Ranking
 from interp.ranking.study import rank
 from interp.types import Sample, Skip
+from interp.work.ahead import ahead
 from interp.work.halves import in_halves
 from interp.work.samples import Again
 from interp.work.store import Store, key_of
@@ -74,7 +75,7 @@ def _named(
     found: dict[str, np.ndarray] = {}
     skipped: list[Skip] = []
     readable = (s for s in samples() if isinstance(s, Sample))
-    while group := list(islice(readable, batch)):
+    for group in ahead(iter(lambda: list(islice(readable, batch)), [])):
         key = key_of(settings, group).replace("scores", "named")
         arrays = store.get(key)
         if arrays is None:

@@ -22,6 +22,7 @@ from interp.ranking.measure import score_batch
 from interp.ranking.result import NothingToRank
 from interp.ranking.tables import join
 from interp.types import Capture, Sample, Skip
+from interp.work.ahead import ahead
 from interp.work.halves import in_halves
 from interp.work.samples import cut
 from interp.work.store import Store, key_of, marked
@@ -58,7 +59,7 @@ class Ready:
 def measure(job: Job, point: Point, ready: Ready) -> tuple[Measurement, list[tuple[str, str]]]:
     settings = {**job.settings, "checkpoint": point.digest()}
     done, named = [], {}
-    for group in cut(job.samples(), job.batch):
+    for group in ahead(cut(job.samples(), job.batch)):
         key = key_of(settings, group)
         done.append(Batch.of(_stored(job, key, ready, lambda group=group: score_batch(job.plan, group, False))))
         if job.recall:

@@ -6,7 +6,7 @@ killed run goes on at the batch where it was; a checkpoint that comes later cost
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -26,12 +26,10 @@ from interp.ranking.result import NothingToRank, no_masks
 from interp.ranking.study import check, check_kinds
 from interp.statistics.nulls import MaskPool, draw
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
+from interp.work.ahead import behind
 from interp.work.halves import only_its_own
-from interp.work.samples import repeatable
+from interp.work.samples import held, repeatable
 from interp.work.store import Memory, Store
-
-HELD = 2 << 30
-"""Bytes of images and masks that are kept in memory between checkpoints; a larger data set is read anew for each."""
 
 
 def emerge(
@@ -70,9 +68,8 @@ def emerge(
     """
     check(answers, normalise, samples, batch, nulls, weighting, seed)
     check_kinds(answers, rows, mentions, "none", by)
-    asked, every, sources = metrics_asked(metrics)
-    found, (own_words, said) = {name: every[name] for name in asked}, words_of(phrases)
-    again = _held(repeatable(dataset, samples))
+    (_, found, sources), (own_words, said) = metrics_asked(metrics), words_of(phrases)
+    again = held(repeatable(dataset, samples))
     ids = [s.sample_id if isinstance(s, Skip) else s.id for s in again()]
     if len(set(ids)) < len(ids):
         raise ValueError("two samples have one id; ids tell images apart, give each its own")
@@ -90,17 +87,9 @@ def emerge(
     }
     plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting, known={})
     plan = replace(plan, rows=rows, mentions=mentions, phrases=own_words)
-    job = Job(
-        plan,
-        series,
-        again,
-        _shown(again(), examples, seed),
-        settings,
-        batch,
-        recall,
-        Memory() if store is None else store,
-    )
-    return _emerge(job, progress, by)
+    shown = _shown(again(), examples, seed)
+    with behind(Memory() if store is None else store) as kept:
+        return _emerge(Job(plan, series, again, shown, settings, batch, recall, kept), progress, by)
 
 
 def _emerge(job: Job, progress: bool, by: By | None) -> Emerged:
@@ -132,15 +121,3 @@ def _shown(samples: Iterable[Sample | Skip], count: int, seed: int) -> list[Samp
     """Samples with a target to look at, drawn by their ids."""
     with_target = [s for s in samples if isinstance(s, Sample) and s.targets] if count else []
     return sorted(with_target, key=lambda s: draw(seed, "example", s.id).random())[:count]
-
-
-def _held(again: Callable[[], Iterator[Sample | Skip]]) -> Callable[[], Iterator[Sample | Skip]]:
-    """The same samples, from memory if they fit."""
-    kept, size = [], 0
-    for sample in again():
-        if isinstance(sample, Sample):
-            size += sample.image.nbytes + sum(t.mask.nbytes for t in sample.targets)
-        if size > HELD:
-            return again
-        kept.append(sample)
-    return lambda: iter(kept)

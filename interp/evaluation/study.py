@@ -23,6 +23,7 @@ from interp.models._identity import fingerprint, setup
 from interp.models._lmm import LMM
 from interp.segmentation.method import Method, check_scale
 from interp.types import Query, Sample, Skip, Weighting
+from interp.work.ahead import ahead, behind
 from interp.work.store import Memory, Store, key_of
 
 
@@ -73,15 +74,16 @@ def collect(
     records: list[Record] = []
     skipped: list[Skip] = []
     computed, seen = 0, set()
-    with tqdm(total=samples, desc="answers", unit="image", disable=not progress) as bar:
-        for group in _groups(dataset, samples, batch):
+    bar = tqdm(total=samples, desc="answers", unit="image", disable=not progress)
+    with bar, behind(kept) as writing:
+        for group in ahead(_groups(dataset, samples, batch)):
             _once(group, seen)
             _suits(group, task)
             key = key_of({**settings, "beyond": [beyond(s) for s in group]}, group).replace("scores", "records")
-            arrays = kept.get(key)
+            arrays = writing.get(key)
             if arrays is None:
                 arrays = pack(*records_of(lmm, segmenter, group, how))
-                kept.put(key, arrays)
+                writing.put(key, arrays)
                 computed += 1
             more = unpack(arrays)
             records += more[0]

@@ -11,14 +11,35 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 HALF = 0.5
 
+MASKS_AT_ONCE = 16
+"""Masks of a phrase that meet its maps in one product. Always so many, so that a score does not depend on how many
+others are scored beside it: products of other shapes round otherwise."""
 
-def in_mask(masks: Float[Tensor, "phrase row col"]) -> Bool[Tensor, "phrase patch"]:
+
+def in_mask(masks: Float[Tensor, "*phrase row col"]) -> Bool[Tensor, "*phrase patch"]:
     """True for the patches in M: those that the mask covers by half or more. A mask that covers none is undefined.
 
     >>> in_mask(torch.tensor([[[0.0, 1.0], [0.49, 0.5]]])).tolist()
     [[False, True, False, True]]
     """
-    return masks.flatten(1) >= HALF
+    return masks.flatten(-2) >= HALF
+
+
+def within(
+    a: Float[Tensor, "phrase layer head patch"], masks: Float[Tensor, "phrase mask patch"]
+) -> Float[Tensor, "phrase mask layer head"]:
+    """Sum of each map over each of its phrase's masks, a patch counting as much as the mask says: one product for all.
+
+    >>> masks = torch.tensor([[[0.0, 1.0, 0.5], [1.0, 0.0, 0.0]]])  # two masks of a phrase, on three patches
+    >>> within(torch.tensor([0.1, 0.6, 0.3])[None, None, None], masks).flatten()
+    tensor([0.7500, 0.1000])
+    """
+    maps, masks = a.flatten(1, 2).mT, masks.to(a.dtype)
+    some = [
+        torch.nn.functional.pad(part, (0, 0, 0, MASKS_AT_ONCE - part.shape[1])) @ maps
+        for part in masks.split(MASKS_AT_ONCE, 1)
+    ]
+    return torch.cat(some, 1)[:, : masks.shape[1]].unflatten(-1, a.shape[1:3])
 
 
 def patches(maps: Float[Tensor, "phrase layer head row col"]) -> Float[Tensor, "phrase layer head patch"]:
@@ -34,8 +55,8 @@ def has_shape(a: Float[Tensor, "phrase layer head patch"]) -> Bool[Tensor, "phra
 
 
 def undefined_to_nan(
-    scores: Float[Tensor, "phrase layer head"], defined: Bool[Tensor, "phrase _ _"]
-) -> Float[Tensor, "phrase layer head"]:
+    scores: Float[Tensor, "phrase *scored"], defined: Bool[Tensor, "phrase ..."]
+) -> Float[Tensor, "phrase *scored"]:
     """The scores, NaN where they are not defined."""
     return torch.where(defined, scores, torch.nan)
 

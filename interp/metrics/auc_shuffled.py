@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.metrics._region import along, has_shape, in_mask, in_order, patches, undefined_to_nan
+from interp.metrics._region import along, has_shape, in_mask, in_order, patches, undefined_to_nan, within
 
 higher_is_better = True
 raw = False
@@ -36,6 +36,15 @@ def score(
     >>> round(score(a, mask, mask).item(), 3)  # against patches of M alone there is nothing to win
     0.417
     """
+    return score_each(maps, masks[:, None], others)[:, 0]
+
+
+def score_each(
+    maps: Float[Tensor, "phrase layer head row col"],
+    masks: Float[Tensor, "phrase mask row col"],
+    others: Float[Tensor, "phrase row col"],
+) -> Float[Tensor, "phrase mask layer head"]:
+    """The same for several masks of each phrase at once."""
     a, inside = patches(maps), in_mask(masks)
     usual = others.flatten(1).to(a.dtype)
     total = usual.sum(-1, keepdim=True)
@@ -44,10 +53,10 @@ def score(
     up_to = weight.cumsum(-1)
     above = (up_to - weight).gather(-1, ranked.starts)
     rank = 1 - (above + up_to.gather(-1, ranked.ends)) / 2
-    hit = along(inside.to(a.dtype), ranked.order)
-    positives = inside.sum(-1)[:, None, None]
-    auc = ((hit * rank).sum(-1) / positives.clamp(min=1)).clamp(0.0, 1.0)
-    return undefined_to_nan(auc, has_shape(a) & (positives > 0) & (total > 0)[..., None])
+    rank = torch.empty_like(rank).scatter_(-1, ranked.order, rank)  # patch by patch again
+    positives = inside.sum(-1)[..., None, None]
+    auc = (within(rank, inside.float()) / positives.clamp(min=1)).clamp(0.0, 1.0)
+    return undefined_to_nan(auc, has_shape(a)[:, None] & (positives > 0) & (total > 0)[..., None, None])
 
 
 def chance(masks: Float[Tensor, "phrase row col"]) -> Float[Tensor, " phrase"]:

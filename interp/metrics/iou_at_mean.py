@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.metrics._region import has_shape, in_mask, patches, undefined_to_nan
+from interp.metrics._region import has_shape, in_mask, patches, undefined_to_nan, within
 
 higher_is_better = True
 raw = False
@@ -30,10 +30,22 @@ def score(
     >>> score(a, mask, mask).item()  # 0.6 alone lies above the mean of 0.25
     0.5
     """
-    a, inside = patches(maps), in_mask(masks)[:, None, None]
+    return score_each(maps, masks[:, None], others)[:, 0]
+
+
+def score_each(
+    maps: Float[Tensor, "phrase layer head row col"],
+    masks: Float[Tensor, "phrase mask row col"],
+    others: Float[Tensor, "phrase row col"],
+) -> Float[Tensor, "phrase mask layer head"]:
+    """The same for several masks of each phrase at once."""
+    a, inside = patches(maps), in_mask(masks)
     chosen = a > a.mean(-1, keepdim=True)
-    iou = (chosen & inside).sum(-1) / (chosen | inside).sum(-1).clamp(min=1)
-    return undefined_to_nan(iou.to(a.dtype), has_shape(a) & inside.any(-1))
+    common = within(chosen.float(), inside.float())
+    either = chosen.sum(-1)[:, None] + inside.sum(-1)[..., None, None] - common
+    return undefined_to_nan(
+        (common / either.clamp(min=1)).to(a.dtype), has_shape(a)[:, None] & inside.any(-1)[..., None, None]
+    )
 
 
 def chance(masks: Float[Tensor, "phrase row col"]) -> Float[Tensor, " phrase"]:

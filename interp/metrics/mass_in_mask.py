@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.metrics._region import has_shape, patches, require_attention, undefined_to_nan
+from interp.metrics._region import has_shape, patches, require_attention, undefined_to_nan, within
 
 higher_is_better = True
 raw = True
@@ -33,12 +33,20 @@ def score(
     >>> round(score(a, mask, mask).item(), 3)  # 0.6 and half of 0.1, of 1.0
     0.65
     """
+    return score_each(maps, masks[:, None], others)[:, 0]
+
+
+def score_each(
+    maps: Float[Tensor, "phrase layer head row col"],
+    masks: Float[Tensor, "phrase mask row col"],
+    others: Float[Tensor, "phrase row col"],
+) -> Float[Tensor, "phrase mask layer head"]:
+    """The same for several masks of each phrase at once."""
     require_attention(maps, "mass_in_mask")
-    a, cover = patches(maps), masks.flatten(1)
-    inside = torch.einsum("plhn,pn->plh", a, cover.to(a.dtype))
+    a, cover = patches(maps), masks.flatten(-2)
     # Rounding may put a map that lies wholly in the mask above 1.
-    share = (inside / a.sum(-1)).clamp(max=1.0)
-    return undefined_to_nan(share, has_shape(a) & (cover.sum(-1) > 0)[:, None, None])
+    share = (within(a, cover) / a.sum(-1)[:, None]).clamp(max=1.0)
+    return undefined_to_nan(share, has_shape(a)[:, None] & (cover.sum(-1) > 0)[..., None, None])
 
 
 def chance(masks: Float[Tensor, "phrase row col"]) -> Float[Tensor, " phrase"]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.metrics._region import has_shape, in_mask, patches, undefined_to_nan
+from interp.metrics._region import has_shape, in_mask, patches, undefined_to_nan, within
 
 higher_is_better = True
 raw = False
@@ -33,15 +33,24 @@ def score(
     >>> round(score(a, mask, mask).item(), 3)  # (0.35 - 0.25) / 0.206
     0.485
     """
+    return score_each(maps, masks[:, None], others)[:, 0]
+
+
+def score_each(
+    maps: Float[Tensor, "phrase layer head row col"],
+    masks: Float[Tensor, "phrase mask row col"],
+    others: Float[Tensor, "phrase row col"],
+) -> Float[Tensor, "phrase mask layer head"]:
+    """The same for several masks of each phrase at once."""
     a, inside = patches(maps), in_mask(masks)
     # Scaled first: the squares of raw attention would fall below single precision's range.
     low, high = a.aminmax(dim=-1, keepdim=True)
     a = (a - low) / torch.where(high > low, high - low, 1)
-    positives = inside.sum(-1)[:, None, None]
-    within = torch.einsum("plhn,pn->plh", a, inside.to(a.dtype)) / positives.clamp(min=1)
+    positives = inside.sum(-1)[..., None, None]
     mean = a.mean(-1, keepdim=True)
-    z = (within - mean[..., 0]) / (a - mean).square().mean(-1).sqrt()
-    return undefined_to_nan(z, has_shape(a) & (positives > 0))
+    z = within(a, inside.float()) / positives.clamp(min=1) - mean[:, None, ..., 0]
+    z = z / (a - mean).square().mean(-1).sqrt()[:, None]
+    return undefined_to_nan(z, has_shape(a)[:, None] & (positives > 0))
 
 
 def chance(masks: Float[Tensor, "phrase row col"]) -> Float[Tensor, " phrase"]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.metrics._region import has_shape, in_mask, patches, undefined_to_nan
+from interp.metrics._region import has_shape, in_mask, patches, undefined_to_nan, within
 
 higher_is_better = True
 raw = False
@@ -32,10 +32,19 @@ def score(
     >>> score(-a, mask, mask).item()  # of the two lowest, one does
     0.5
     """
-    a, inside = patches(maps), in_mask(masks)[:, None, None]
+    return score_each(maps, masks[:, None], others)[:, 0]
+
+
+def score_each(
+    maps: Float[Tensor, "phrase layer head row col"],
+    masks: Float[Tensor, "phrase mask row col"],
+    others: Float[Tensor, "phrase row col"],
+) -> Float[Tensor, "phrase mask layer head"]:
+    """The same for several masks of each phrase at once."""
+    a, inside = patches(maps), in_mask(masks)
     top = a == a.amax(-1, keepdim=True)
-    hits = (top & inside).sum(-1) / top.sum(-1).clamp(min=1)
-    return undefined_to_nan(hits.to(a.dtype), has_shape(a) & inside.any(-1))
+    hits = within(top.float(), inside.float()) / top.sum(-1).clamp(min=1)[:, None]
+    return undefined_to_nan(hits.to(a.dtype), has_shape(a)[:, None] & inside.any(-1)[..., None, None])
 
 
 def chance(masks: Float[Tensor, "phrase row col"]) -> Float[Tensor, " phrase"]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -48,8 +49,30 @@ def score(
 def components(active: Bool[Tensor, "*axes row col"]) -> Int[Tensor, "*axes row col"]:
     """Number of each cell's 8-connected component: 0 where not active, else the largest cell number (from 1) in it.
 
-    Every cell takes the largest label around it, then the label of the cell that it names (which halves the remaining
-    way), until nothing changes. All maps at once.
+    All maps at once: by SciPy where they lie in its memory, else on their device.
+    """
+    return _by_scipy(active) if active.device.type == "cpu" else spreading(active)
+
+
+def _by_scipy(active: Bool[Tensor, "*axes row col"]) -> Int[Tensor, "*axes row col"]:
+    """The maps lie on each other, and nothing joins one with the next."""
+    from scipy import ndimage  # a second of its own
+
+    rows, cols = active.shape[-2:]
+    flat = active.reshape(-1, rows, cols).numpy()
+    together = np.zeros((3, 3, 3), dtype=bool)
+    together[1] = True
+    labels, count = ndimage.label(flat, together)  # type: ignore[misc]
+    largest = np.zeros(count + 1, dtype=np.int64)
+    cells = np.arange(1, rows * cols + 1).reshape(rows, cols)
+    largest[labels] = np.broadcast_to(cells, flat.shape)  # in order: the last cell of each label stays
+    largest[0] = 0
+    return torch.from_numpy(largest[labels]).view(active.shape)
+
+
+def spreading(active: Bool[Tensor, "*axes row col"]) -> Int[Tensor, "*axes row col"]:
+    """The same on any device: every cell takes the largest label around it, then the label of the cell that it names
+    (which halves the remaining way), until nothing changes.
     """
     rows, cols = active.shape[-2:]
     cells = active.reshape(-1, 1, rows, cols)

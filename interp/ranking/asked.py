@@ -9,7 +9,6 @@ from typing import Any
 from interp.answer.spelling import found_at
 from interp.contracts import Metric
 from interp.metrics._given import metrics_of, source_of
-from interp.ranking.result import MASK_FREE
 from interp.types import Sample
 from interp.work.code import code_of
 
@@ -57,9 +56,8 @@ def _code(function: Callable[..., Any]) -> str:
 
 
 def metrics_asked(given: Sequence[Any] | None) -> tuple[list[str], dict[str, Metric], dict[str, str]]:
-    """Names of the metrics in the order asked; all that are measured, with those that need no mask; and the hash of
-    each one's code, on which stored scores depend. ``given``: each as `interp.metrics._given.metric_of` reads it; None
-    is all.
+    """Names of the metrics in the order asked, the metrics, and the hash of each one's code, on which stored scores
+    depend. ``given``: each as `interp.metrics._given.metric_of` reads it; None is all.
 
     Raises:
         interp.plugins.UnknownName, FileNotFoundError, ValueError: no such metric, none at all, or two of one name.
@@ -67,5 +65,4 @@ def metrics_asked(given: Sequence[Any] | None) -> tuple[list[str], dict[str, Met
     asked = metrics_of(given)
     if not asked:
         raise ValueError("metrics is empty; expected at least one, or None for all of them")
-    found = {**asked, **{name: metric for name, metric in metrics_of(MASK_FREE).items() if name not in asked}}
-    return list(asked), found, {name: source_of(metric) for name, metric in found.items()}
+    return list(asked), asked, {name: source_of(metric) for name, metric in asked.items()}

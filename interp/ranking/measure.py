@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.answer.capturing import captures
-from interp.answer.maps import coverage, phrase_maps
+from interp.answer.maps import coverage, less_mean, phrase_maps
 from interp.answer.nouns import words_of
 from interp.answer.targets import match_targets, targets_named
 from interp.ranking.batch import Maps, Plan
@@ -68,6 +69,7 @@ def _captured(plan: Plan, samples: Sequence[Sample | Skip]) -> list[Capture | Sk
             weighting=plan.weighting,
             max_new_tokens=plan.max_new_tokens,
             phrases=plan.phrases,
+            on_device=True,
         )
     )
 
@@ -141,15 +143,15 @@ def _kind(named: Sequence[Target], mention: int) -> str:
 
 def _maps(plan: Plan, result: Capture, index: Sequence[int], rows: str) -> tuple[Tensor, Tensor, Tensor | None]:
     """Raw and normalised maps of some of the capture's phrases, on the model's device, and what lies elsewhere."""
-    found = phrase_maps(result, "none", rows=rows)
-    raw = normalised = found.maps[index]
+    found = phrase_maps(replace(result, phrases=tuple(result.phrases[i] for i in index)), "none", rows=rows)
+    raw = normalised = found.maps
     if plan.normalise != "none":
-        normalised = phrase_maps(result, "answer", rows=rows).maps[index]
+        normalised = less_mean(raw, result)
     if plan.control == "sinks":
         sinks = sinks_of(result.mean)
         raw, normalised = without(raw, sinks), without(normalised, sinks)
     device = getattr(plan.lmm, "device", raw.device)
-    elsewhere = None if found.elsewhere is None else found.elsewhere[index].to(device)
+    elsewhere = None if found.elsewhere is None else found.elsewhere.to(device)
     return raw.to(device), normalised.to(device), elsewhere
 
 

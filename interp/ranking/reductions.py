@@ -38,9 +38,10 @@ def score_top(
             own = [batch.phrases[row] for row in g.rows]
             which = torch.tensor([halves[phrase["image_id"]] for phrase in own])
             heads_at = tuple([(batch.place(h.layer), h.head) for h in some] for some in heads)
-            raw, normalised = (_best(maps, which, heads_at, sizes) for maps in (g.raw, g.normalised))
+            device = getattr(plan.lmm, "device", g.raw.device)
+            raw, normalised = (_best(maps, which, heads_at, sizes).to(device) for maps in (g.raw, g.normalised))
             elsewhere = None if g.elsewhere is None else _best(g.elsewhere[..., None, None], which, heads_at, sizes)
-            elsewhere = None if elsewhere is None else elsewhere[..., 0, 0]
+            elsewhere = None if elsewhere is None else elsewhere[..., 0, 0].to(device)
             how = (g.masks, g.others, g.nulls, partners(own), {name: plan.metrics[name]}, elsewhere)
             parts.append(score_sample(raw, normalised, *how)[name])
         scores[name] = MetricScores(
@@ -82,7 +83,7 @@ def _best(
         if not heads or not len(rows):
             continue
         layer, head = (torch.tensor(i, device=maps.device) for i in zip(*heads, strict=True))
-        picked = maps[rows][:, layer, head]
+        picked = maps[rows[:, None], layer, head]
         best[rows, 0] = torch.stack([picked[:, :k].mean(1) for k in sizes.values()], 1)
     return best
 

@@ -51,7 +51,8 @@ class Ranking(OfTables):
     images that the phrase's image is not in. ``phrases``: their values phrase by phrase. ``rows``: the headline metric
     on the mean, the first and the last of a word's rows, for words of one token, of several, and all; a row per head.
     ``subsets``: the reductions over other sets and weights of phrases (`interp.ranking.subsets`). ``localization``:
-    the mask-free ranking. ``agreement``: Kendall's tau per metric. ``manifest``: what went in.
+    the mask-free ranking, without a row unless both metrics of `MASK_FREE` were asked for. ``agreement``: Kendall's tau
+    per metric. ``manifest``: what went in.
     """
 
     scores: Mapping[str, HeadScores]

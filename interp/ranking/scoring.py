@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.contracts import Metric
-from interp.ranking.specificity import specificity
+from interp.ranking.specificity import of_partners, specificity
 
 
 class MetricScores(NamedTuple):
@@ -42,14 +42,21 @@ def score_sample(
     precision.
     """
     masks, others, null_masks = (m.to(raw.device) for m in (masks, others, null_masks))
+    crossed = of_partners(masks, partner)
     scores = {}
     for name, metric in metrics.items():
         maps = raw if metric.raw else normalised
-        values = scored(metric, maps, masks, others, elsewhere)
-        null = specific = torch.full_like(values, torch.nan)
         if metric.uses_mask:
-            null = _null(metric, maps, others, null_masks)
-            specific = specificity(metric, maps, values, masks, others, partner)
+            each = score_each(metric, maps, torch.cat([masks[:, None], crossed, null_masks], 1), others)
+            values, cross, nulls = each.split([1, crossed.shape[1], null_masks.shape[1]], 1)
+            values, null = (
+                values[:, 0],
+                nulls.nanmean(1) if nulls.shape[1] else torch.full_like(values[:, 0], torch.nan),
+            )
+            specific = specificity(metric, values, cross, partner)
+        else:
+            values = scored(metric, maps, masks, others, elsewhere)
+            null = specific = torch.full_like(values, torch.nan)
         scores[name] = MetricScores(*(x.float().cpu().numpy() for x in (values, null, specific, metric.chance(masks))))
     return scores
 
@@ -69,12 +76,15 @@ def scored(
     return metric.score(cells[..., None, :], masks, others)
 
 
-def _null(
+def score_each(
     metric: Metric,
     maps: Float[Tensor, "phrase layer head row col"],
+    masks: Float[Tensor, "phrase mask row col"],
     others: Float[Tensor, "phrase row col"],
-    null_masks: Float[Tensor, "phrase null row col"],
-) -> Float[Tensor, "phrase layer head"]:
-    """Mean score over the null masks, one at a time: what depends on the maps alone is computed once (`in_order`)."""
-    parts = [metric.score(maps, some, others) for some in null_masks.unbind(1)]
-    return torch.stack(parts, 1).nanmean(1) if parts else maps.new_full(maps.shape[:3], torch.nan)
+) -> Float[Tensor, "phrase mask layer head"]:
+    """The scores of several masks a phrase: at once if the metric can do that, else one after the other; then what
+    depends on the maps alone is computed once all the same if the metric keeps it (`interp.metrics._region.in_order`).
+    """
+    if at_once := getattr(metric, "score_each", None):
+        return at_once(maps, masks, others)
+    return torch.stack([metric.score(maps, some, others) for some in masks.unbind(1)], 1)

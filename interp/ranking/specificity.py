@@ -48,28 +48,28 @@ def partners(words: Sequence[Mapping[str, Any]]) -> Int[np.ndarray, "phrase slot
     return np.where(np.take_along_axis(fit, order, 1), order, -1)
 
 
+def of_partners(
+    masks: Float[Tensor, "phrase row col"], partner: Int[np.ndarray, "phrase slot"]
+) -> Float[Tensor, "phrase slot row col"]:
+    """The masks of each phrase's partners; empty ones where it has fewer."""
+    known = torch.from_numpy(partner >= 0).to(masks.device)
+    return torch.where(known[..., None, None], masks[np.maximum(partner, 0)], 0.0)
+
+
 def specificity(
     metric: Metric,
-    maps: Float[Tensor, "phrase layer head row col"],
     own: Float[Tensor, "phrase layer head"],
-    masks: Float[Tensor, "phrase row col"],
-    others: Float[Tensor, "phrase row col"],
+    cross: Float[Tensor, "phrase slot layer head"],
     partner: Int[np.ndarray, "phrase slot"],
 ) -> Float[Tensor, "phrase layer head"]:
     """Mean of d(p, q) over each phrase's partners; NaN where it has none, or none for which the metric is defined.
 
-    ``own``: the metric's scores on the phrases' own masks. Each slot of partners is scored at once, for all phrases;
-    what depends on the maps alone is computed once (`interp.metrics._region.in_order`).
+    ``own``: the metric's scores on the phrases' own masks; ``cross``: those on the masks of their partners.
     """
     if not partner.shape[1]:
         return torch.full_like(own, torch.nan)
     there, place = partner >= 0, np.maximum(partner, 0)
-    known = torch.from_numpy(there).to(masks.device)
-    beside = [
-        metric.score(maps, torch.where(known[:, k, None, None], masks[place[:, k]], 0.0), others)
-        for k in range(partner.shape[1])
-    ]
-    cross = torch.stack(beside, 1)
+    known = torch.from_numpy(there).to(own.device)
     # Where a phrase stands among the partners of its partner: the other way round of the same pair.
     back = (partner[place] == np.arange(len(partner))[:, None, None]).argmax(-1)
     pairs = (own[:, None] - cross + own[place] - cross[place, back]) / 2

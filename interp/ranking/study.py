@@ -24,7 +24,8 @@ from interp.ranking.result import Ranking, no_masks
 from interp.ranking.tables import ranking_of
 from interp.statistics.nulls import MaskPool
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
-from interp.work.samples import cut, noting, repeatable
+from interp.work.ahead import ahead, behind
+from interp.work.samples import cut, held, noting, repeatable
 from interp.work.store import Memory, Store, key_of
 
 HEADLINE = "pointing_game"
@@ -56,8 +57,9 @@ def rank(
     (own mask beside masks of other images) and at this word's thing (`interp.ranking.specificity`).
 
     Args:
-        dataset: goes round twice, for the masks and for the model: a list or another object that can be iterated
-            anew. An iterator that cannot is read into memory. A ``Skip`` in place of a sample is recorded.
+        dataset: goes round twice, for the masks and for the model, the second time from memory if it fits: a list or
+            another object that can be iterated anew. An iterator that cannot is read into memory. A ``Skip`` in place
+            of a sample is recorded.
         lmm: an LMM, (model, processor), or a name as for `interp.load`.
         metrics: names of files in ``interp/metrics``, files or modules like them, or functions of maps and masks
             (`interp.metrics._given.metric_of`); None is all of the first.
@@ -98,7 +100,7 @@ def rank(
     asked, found, sources = metrics_asked(metrics)
     own_words, said = words_of(phrases)
     main = headline(asked, found)
-    again = repeatable(dataset, samples)
+    again = held(repeatable(dataset, samples))
     ids: list[str] = []
     with tqdm(total=samples, desc="masks", unit="image", disable=not progress) as bar:
         pool = MaskPool.of(noting(again(), ids, bar))
@@ -130,13 +132,14 @@ def rank(
     plan = replace(plan, rows=rows, mentions=mentions, control=control, by_rows=by_rows, phrases=own_words)
     kept = Memory() if store is None else store
     done, keys = [], []
-    with tqdm(total=len(ids), desc="attention", unit="image", disable=not progress) as bar:
-        for group in cut(again(), batch):
+    bar = tqdm(total=len(ids), desc="attention", unit="image", disable=not progress)
+    with bar, behind(kept) as writing:
+        for group in ahead(cut(again(), batch)):
             key = key_of(settings, group)
-            arrays = kept.get(key)
+            arrays = writing.get(key)
             if arrays is None:
                 arrays = score_batch(plan, group)
-                kept.put(key, arrays)
+                writing.put(key, arrays)
             done.append(Batch.of(arrays, maps=False))
             keys.append(key)
             bar.update(len(group))

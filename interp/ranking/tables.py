@@ -48,7 +48,7 @@ def ranking_of(
     reduced = {name: _reduced(score, [b for _, b in done_with], best) for name, score in scores.items()}
     names = [*REDUCTIONS, *TOP]
     heads = summary.summarise(scores, plan.seed, by)
-    localization = _localization(*(everything[name].values for name in MASK_FREE), layers=done_with[0][1].layers)
+    localization = _localization(everything, done_with[0][1].layers)
     higher = {name: plan.metrics[name].higher_is_better for name in asked}
     phrases = [p for _, b in done_with for p in b.phrases]
     manifest |= {"phrases": len(phrases), "images": len({p["image_id"] for p in phrases}), "skipped": len(skipped)}
@@ -70,8 +70,13 @@ def ranking_of(
     )
 
 
-def _localization(mass: np.ndarray, entropy: np.ndarray, layers: tuple[int, ...]) -> pd.DataFrame:
-    """The mask-free ranking, and beside it how often the published code's threshold would choose each head."""
+def _localization(scores: Mapping[str, HeadScores], layers: tuple[int, ...]) -> pd.DataFrame:
+    """The mask-free ranking, and beside it how often the published code's threshold would choose each head; without a
+    row unless the run measured what it needs."""
+    if not set(MASK_FREE) <= set(scores):
+        nothing = np.zeros((0, 1, 1))
+        return mask_free(nothing, nothing).head(0).assign(frequency_as_published=np.zeros(0))
+    mass, entropy = (scores[name].values for name in MASK_FREE)
     published = mask_free(mass, entropy, first_layer=2, published=True, layers=layers)
     beside = published.assign(frequency_as_published=published["frequency"])
     return mask_free(mass, entropy, layers=layers).merge(

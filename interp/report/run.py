@@ -38,6 +38,9 @@ _DIGEST = hashlib.sha256().digest_size
 class Run:
     """A run folder. ``get`` and ``put`` make it the ``store`` of a ranking."""
 
+    in_background = True
+    """``put`` may be called from another thread (`interp.work.ahead.behind`)."""
+
     def __init__(self, folder: Path, manifest: dict[str, Any]):
         self.folder = folder
         self.manifest = manifest

@@ -29,6 +29,32 @@ def repeatable(dataset: Iterable[Sample | Skip], samples: int | None) -> Callabl
     return lambda: islice(dataset, samples)
 
 
+HELD = 2 << 30
+"""Bytes of images and masks that are kept in memory between two walks; a larger data set is read anew for each."""
+
+
+def held(again: Callable[[], Iterator[Sample | Skip]]) -> Callable[[], Iterator[Sample | Skip]]:
+    """The same samples: read once, and from then on from memory, if they fit. A walk that was not finished counts as
+    none."""
+    kept: list[Sample | Skip] | None = None
+
+    def walk() -> Iterator[Sample | Skip]:
+        nonlocal kept
+        some, size = [], 0
+        for sample in again():
+            if isinstance(sample, Sample):
+                size += sample.image.nbytes + sum(t.mask.nbytes for t in sample.targets)
+            if size <= HELD:
+                some.append(sample)
+            else:
+                some.clear()
+            yield sample
+        if size <= HELD:
+            kept = some
+
+    return lambda: walk() if kept is None else iter(kept)
+
+
 def of_kinds(samples: Iterable[Sample | Skip], kinds: Sequence[str]) -> Iterator[Sample | Skip]:
     """The samples with their targets of these kinds (`interp.types.Target`) alone; those that have none are left out.
 

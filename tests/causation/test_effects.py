@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from planted import COLOURS, SLOW, layer_input, scenes
+from tiny_models import build as tiny
 
 import interp
 from interp import plugins
-from interp.answer.replay import answer_ids
+from interp.answer.replay import Answer, answer_ids
 from interp.causation.result import NothingToMeasure
 from interp.causation.units import units_of
+from interp.causation.upper_layers import Resumable
 from interp.types import Head, Sample, Skip, Target
 from interp.work.store import Memory
 
@@ -334,3 +336,69 @@ def test_the_reference_is_the_mean_over_the_rows_that_predict_the_answer(tiny_lm
     other = interp.reference(tiny_lmm, samples[::-1], draws=7, batch=1, **QUIET)
     order = lambda x: x[x[:, 0, 0, 0].argsort()]  # noqa: E731
     torch.testing.assert_close(order(other.draws), order(found.draws), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "glm4v", "paligemma"])
+def test_a_generation_from_the_known_prompt_is_the_one_that_reads_the_prompt_anew(family):
+    """Answers under each unit would else be those of another prompt, position or mask."""
+    model, processor = tiny(family)
+    lmm = interp.wrap(model, processor)
+    images = [np.random.default_rng(i).integers(0, 256, (48, 64, 3), dtype=np.uint8) for i in range(2)]
+    inputs = lmm.inputs(images, [lmm.template("What?"), lmm.template("What is there in it?")])
+    ids = [[int(x) for x in row] for row in lmm.generate_ids(inputs, 3).sequences[:, inputs["input_ids"].shape[1] :]]
+    resumable, first, read = Resumable(lmm, inputs, ids), inputs["input_ids"].shape[1] - 1, []
+    with interp.ablate(lmm.model, [(0, 1)], "zero", rows=range(first, first + 7)):
+        whole = lmm.generate_ids(inputs, 6, output_logits=True)
+        hook = lmm.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: read.append(args[0].shape))
+        layer = next(m for m in lmm.decoder.modules() if isinstance(m, torch.nn.ModuleList))[0]
+        seen = layer.register_forward_pre_hook(
+            lambda _, args, kwargs: read.append((args[0] if args else kwargs["hidden_states"]).shape[1]),
+            with_kwargs=True,
+        )
+        with resumable.prompt_known(inputs):
+            known = lmm.generate_ids(inputs, 6, output_logits=True)
+        hook.remove(), seen.remove()
+    assert torch.equal(known.sequences, whole.sequences)
+    torch.testing.assert_close(torch.stack(known.logits), torch.stack(whole.logits), atol=1e-4, rtol=1e-4)
+    longest = max(n for n in read if isinstance(n, int))
+    assert (longest == 1) == (family != "paligemma")  # its prompt sees its last token
+
+
+def test_naming_where_the_answer_alone_is_changed_is_that_of_generating_under_ablate(tiny_lmm, samples, monkeypatch):
+    """The prompt is read once for all units, and no more of it than is the same for all of them."""
+    heard, batch_decode = [], tiny_lmm.tokenizer.batch_decode
+    monkeypatch.setattr(
+        type(tiny_lmm.tokenizer),
+        "batch_decode",
+        lambda self, ids, **k: heard.append(batch_decode(ids, **k)) or heard[-1],
+    )
+    heads = [(0, 1), (1, 2)]
+    interp.effects(tiny_lmm, samples, heads, "zero", generate=True, draws=1, max_new_tokens=6, **QUIET)
+    got, heard[:] = [x[:] for x in heard], []
+    prompts = [s.prompt for s in samples]
+    first = tiny_lmm.inputs([s.image for s in samples], [tiny_lmm.template(p) for p in prompts])["input_ids"].shape[1]
+    for unit, head in enumerate([None, *heads]):
+        with interp.ablate(tiny_lmm.model, [head] if head else [], rows=range(first - 1, first + 6)):
+            tiny_lmm.generate_batch([s.image for s in samples], prompts, 6)
+        assert heard[-1] == got[unit]
+
+
+def test_a_batch_is_read_once_for_all_studies_of_a_cause(tiny_lmm, samples, monkeypatch):
+    """Each of nine studies would decode, generate and parse it anew."""
+    walks, generated, plain = [], [], interp.LMM.generate_ids
+
+    class Counted:
+        def __iter__(self):
+            walks.append(0)
+            return iter(samples)
+
+    monkeypatch.setattr(
+        interp.LMM,
+        "generate_ids",
+        lambda self, inputs, most, **how: generated.append(0) or plain(self, inputs, most, **how),
+    )
+    answer = Answer(answer_ids(tiny_lmm.tokenizer, "", "A brown dog sits on a chair."))
+    monkeypatch.setattr("interp.answer.replay._answers", lambda lmm, ids: [answer] * len(ids))
+    interp.cause(tiny_lmm, Counted(), answers="generated", draws=1, max_new_tokens=4, batch=len(samples), **QUIET)
+    assert len(walks) == 1
+    assert len(generated) == 2  # for the ranking, and for all effects

@@ -92,6 +92,23 @@ def test_a_phrase_whose_attention_is_nan_is_undefined(metric):
     assert torch.isnan(scores).sum() == 1
 
 
+@pytest.mark.parametrize("count", [0, 1, 9, 40])
+def test_masks_scored_together_score_as_each_by_itself(metric, count):
+    """Else a score depends on which other masks came with it."""
+    if not hasattr(metric, "score_each"):
+        pytest.skip("scores one mask at a time")
+    maps, masks = draw(metric)
+    generator = torch.Generator().manual_seed(1)
+    several = (masks[:, None] * torch.rand(P, count, ROWS, COLS, generator=generator) * 1.5).clamp(max=1)
+    several[1:, 4:5] = 0.0
+    together = metric.score_each(maps, several, OTHER)
+    assert together.shape == (P, count, L, H)
+    for k in range(count):
+        torch.testing.assert_close(
+            together[:, k], metric.score(maps, several[:, k], OTHER), rtol=0, atol=0, equal_nan=True
+        )
+
+
 def test_an_empty_mask_is_undefined_not_zero(metric):
     maps, masks = draw(metric)
     empty = metric.score(maps, torch.zeros_like(masks), OTHER)

@@ -88,12 +88,13 @@ def spiral():
 
 
 def test_components_equal_scipys_labels_on_random_grids_and_on_a_spiral():
-    from interp.metrics.spatial_entropy import components
+    from interp.metrics.spatial_entropy import components, spreading
 
     rng = np.random.default_rng(0)
     grids = rng.random((200, 9, 9)) < rng.uniform(0.1, 0.7, (200, 1, 1))
     grids = np.concatenate([grids, spiral()[None], np.zeros((1, 9, 9), bool), np.ones((1, 9, 9), bool)])
     found = components(torch.from_numpy(grids)).numpy()
+    assert np.array_equal(found, spreading(torch.from_numpy(grids)).numpy())  # as on a GPU
     for grid, labels in zip(grids, found, strict=True):
         expected, n = ndimage.label(grid, structure=np.ones((3, 3)))
         pairs = set(zip(expected.ravel().tolist(), labels.ravel().tolist(), strict=True))

@@ -192,6 +192,14 @@ def test_agreement_and_mask_free_ranking(planted):
     assert planted.localization.frequency.max() > 0
 
 
+def test_the_ranking_without_masks_is_made_only_where_its_metrics_were_asked_for():
+    """Its spatial entropy would be paid for in every run."""
+    found = quick(FakeLMM(0.3), scenes(4), metrics=["nss"])
+    assert list(found.scores) == ["nss"]
+    assert not len(found.localization)
+    assert found.agreement.mask_free.isna().all()
+
+
 def test_metrics_without_a_mask_have_no_null_and_no_p(planted):
     rows = planted.heads[planted.heads.metric.isin(["image_mass", "spatial_entropy"])]
     assert rows[["null", "p", "p_corrected", "chance"]].isna().all().all()

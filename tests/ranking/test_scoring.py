@@ -1,5 +1,7 @@
 """Null scores are the mean over null masks; maps are sorted once; stored maps come back as they were."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,18 @@ def test_null_is_the_mean_over_the_null_masks_that_are_defined(drawn):
         np.testing.assert_allclose(scores[name].null[[0, 1, 3]], expected, atol=1e-5)
         assert np.isnan(scores[name].null[2]).all()
         np.testing.assert_allclose(scores[name].values, metric.score(maps, masks, others), atol=1e-6)
+
+
+def test_a_metric_that_scores_one_mask_at_a_time_scores_as_one_that_scores_them_at_once(drawn):
+    """A user's metric has ``score`` alone."""
+    partner = np.array([[1, 2], [0, -1], [0, -1], [-1, -1]])
+    for name, metric in METRICS.items():
+        said = {
+            key: getattr(metric, key) for key in ("raw", "uses_mask", "higher_is_better", "limits", "score", "chance")
+        }
+        plain = scoring.score_sample(*drawn, partner, {name: SimpleNamespace(**said)})[name]
+        for ours, theirs in zip(scoring.score_sample(*drawn, partner, {name: metric})[name], plain, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["average_precision", "auc_shuffled", "iou_at_best"])

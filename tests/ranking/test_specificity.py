@@ -155,7 +155,8 @@ def test_a_phrase_that_the_text_has_told_is_not_compared_with_a_free_one():
 
 def test_what_depends_on_the_map_or_on_the_mask_alone_cancels():
     """A head with one map for all words has specificity 0 in every metric, and so have things with one mask."""
-    from interp.ranking.specificity import specificity
+    from interp.ranking.scoring import score_each
+    from interp.ranking.specificity import of_partners, specificity
 
     draw = torch.Generator().manual_seed(0)
     maps = torch.rand(1, 2, 3, 6, 6, generator=draw).expand(4, -1, -1, -1, -1).contiguous()
@@ -163,11 +164,13 @@ def test_what_depends_on_the_map_or_on_the_mask_alone_cancels():
     usual, partner = masks.mean(0).expand(4, -1, -1), np.array([[j for j in range(4) if j != i] for i in range(4)])
     for name in MASKED:
         metric = plugins.get("metrics", name)
-        found = specificity(metric, maps, metric.score(maps, masks, usual), masks, usual, partner)
+        cross = score_each(metric, maps, of_partners(masks, partner), usual)
+        found = specificity(metric, metric.score(maps, masks, usual), cross, partner)
         assert found.abs().max() < 1e-6, name
         same = masks[:1].expand(4, -1, -1).contiguous()
         free = torch.rand(4, 2, 3, 6, 6, generator=draw)
-        found = specificity(metric, free, metric.score(free, same, usual), same, usual, partner)
+        cross = score_each(metric, free, of_partners(same, partner), usual)
+        found = specificity(metric, metric.score(free, same, usual), cross, partner)
         assert found.abs().max() < 1e-6, name
 
 

@@ -1,11 +1,13 @@
 """Which samples a study sees: phrases of some kinds alone, and stored work that knows of which kind they were."""
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
 
 from interp.types import Sample, Skip, Target
+from interp.work import samples
 from interp.work.samples import of_kinds
 from interp.work.store import key_of
 
@@ -36,3 +38,22 @@ def test_stored_work_is_not_taken_for_that_of_another_kind():
     own = sample("a", "free")
     other = replace(own, targets=(replace(own.targets[0], kind="place"),))
     assert key_of({}, [own]) != key_of({}, [other])
+
+
+def test_a_data_set_that_fits_into_memory_is_read_once(monkeypatch):
+    """Each walk decodes every image."""
+    walks = []
+
+    def start():
+        walks.append(0)
+        for name in "abc":
+            yield Sample(name, np.zeros((2, 2, 3), np.uint8), "")
+
+    again = samples.held(start)
+    assert [s.id for s in islice(again(), 2)] == ["a", "b"]  # not finished: counts as none
+    assert [[s.id for s in again()] for _ in range(3)] == [["a", "b", "c"]] * 3
+    assert len(walks) == 2
+    monkeypatch.setattr(samples, "HELD", 20)
+    again = samples.held(start)
+    assert [[s.id for s in again()] for _ in range(2)] == [["a", "b", "c"]] * 2
+    assert len(walks) == 4
