@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from interp.causation.result import Effects, NothingToMeasure
 from interp.causation.setting import EDGES, How, Measured
 from interp.causation.subjects import read_group
 from interp.causation.units import Units, units_of
+from interp.causation.usual import draws_for
 from interp.causation.usual import reference as reference_of
 from interp.metrics._given import metric_of, source_of
 from interp.models._given import lmm_of
@@ -27,7 +27,8 @@ from interp.models._identity import fingerprint, setup
 from interp.statistics import intervals, summary
 from interp.statistics.scores import HeadScores
 from interp.types import Sample, Skip, Weighting
-from interp.work.samples import repeatable
+from interp.work.parts import Group, Work
+from interp.work.samples import Batches, repeatable
 from interp.work.store import Memory, Store, key_of, marked
 
 INTERVENTIONS = ("zero", "mean", "resample", "knockout")
@@ -88,13 +89,13 @@ def effects(
     place = where or ("word" if intervention == "knockout" else "answer")
     _check(intervention, place, keys, answers, {"draws": draws, "batch": batch, "copies": copies})
     lmm = lmm_of(lmm)
-    again = repeatable(dataset, samples)
+    again, kept = repeatable(dataset, samples), Memory() if store is None else store
     units = units_of(heads, layers_with_heads(lmm), lmm.heads, draws, seed)
     if intervention in ("mean", "resample") and reference is None:
         rows = "all" if place == "all" else "answer"
         reference = reference_of(
-            lmm, again(), rows=rows, answers=answers, seed=seed, batch=batch, max_new_tokens=max_new_tokens,
-            progress=progress,
+            lmm, again, rows=rows, answers=answers, seed=seed, batch=batch, max_new_tokens=max_new_tokens,
+            progress=progress, store=kept, draws=draws_for(intervention),
         )  # fmt: skip
     metric, scorer = metric_of(metric)
     how = How(
@@ -113,21 +114,17 @@ def effects(
         "about": ABOUT,
         "version": interp.__version__,
     }
-    done, skipped = [], []
-    kept = Memory() if store is None else store
-    rest = again()
     said = f"{keys} patches hidden" if intervention == "knockout" else f"{len(units.all)} units away"
+    work = Work(
+        kept, settings, Batches(again, batch),
+        key=lambda group: key_of(settings, group).replace("scores", "effects"),
+        compute=lambda group: _batch(lmm, group, units, how, answers),
+        said=said,
+    )  # fmt: skip
     with tqdm(desc=said, unit="image", disable=not progress) as bar:
-        while group := list(islice(rest, batch)):
-            key = key_of(settings, group).replace("scores", "effects")
-            arrays = kept.get(key)
-            if arrays is None:
-                arrays = _batch(lmm, group, units, how, answers)
-                kept.put(key, arrays)
-            skipped += [Skip(*s) for s in json.loads(bytes(arrays["skipped"]).decode())]
-            if len(arrays["logprob"]):
-                done.append(arrays)
-            bar.update(len(group))
+        every = list(work.in_order(lambda part: part.arrays, bar))
+    skipped = [Skip(*s) for arrays in every for s in json.loads(bytes(arrays["skipped"]).decode())]
+    done = [arrays for arrays in every if len(arrays["logprob"])]
     if not done:
         raise NothingToMeasure(f"no phrase could be measured: {skipped[0].reason if skipped else 'no samples'}")
     return _finish(done, units, how, tuple(skipped), {**settings, "batch": batch, "metric": metric})
@@ -157,7 +154,7 @@ def _digest(reference: Reference) -> list[float]:
     ]
 
 
-def _batch(lmm: Any, samples: list[Sample | Skip], units: Units, how: How, answers: Any) -> dict[str, np.ndarray]:
+def _batch(lmm: Any, samples: Group, units: Units, how: How, answers: Any) -> dict[str, np.ndarray]:
     """Plain arrays for the store: the plain measures and each unit's effects, subjects first."""
     group = read_group(lmm, samples, answers, how.max_new_tokens)
     about, plain, found, patches = [], None, None, np.zeros(0, dtype=np.int64)

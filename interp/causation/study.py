@@ -14,16 +14,18 @@ from interp.answer.layers import layers_with_heads
 from interp.attention.ablation import Reference
 from interp.causation.correlation import correlations
 from interp.causation.harm import effects
-from interp.causation.result import Cause
+from interp.causation.result import Cause, Effects
 from interp.causation.setting import EDGES
 from interp.causation.tables import contrast_table, edge_table, layer_table, set_table
+from interp.causation.usual import draws_for
 from interp.causation.usual import reference as reference_of
 from interp.ranking.result import TOP
 from interp.ranking.study import rank
 from interp.statistics.scores import HeadScores
 from interp.statistics.summary import summarise
 from interp.types import By, Sample, Skip, Weighting
-from interp.work.samples import Again, repeatable
+from interp.work.samples import repeatable
+from interp.work.sharing import Several, together
 from interp.work.store import Memory, Store
 
 BY_LAYER = ("own", "background")
@@ -67,28 +69,37 @@ def cause(
     """
     if intervention == "knockout":
         raise ValueError("intervention is 'knockout'; expected 'mean', 'zero' or 'resample': edges are cut besides")
-    again, kept = repeatable(dataset, samples), Memory() if store is None else store
-    data = list(again()) if iter(dataset) is dataset else Again(again)
+    data, kept = repeatable(dataset, samples), Memory() if store is None else store
     common: Any = {"answers": answers, "seed": seed, "batch": batch, "max_new_tokens": max_new_tokens}
     common |= {"store": kept, "progress": progress}
-    ranking = rank(lmm, data, [metric], weighting=weighting, by=by, **common)
+    with together():  # which heads are best is asked of the whole ranking, and that is the small part of the work
+        ranking = rank(lmm, data, [metric], weighting=weighting, by=by, **common)
     grounding = ranking.scores[metric]
     if intervention != "zero" and reference is None:
         rows: Any = "all" if where == "all" else "answer"
-        reference = reference_of(lmm, again(), rows=rows, **{k: v for k, v in common.items() if k != "store"})
+        reference = reference_of(lmm, data, rows=rows, draws=draws_for(intervention), **common)
     how = {"draws": draws, "copies": copies, "weighting": weighting, **common}
     away = {"intervention": intervention, "where": where, "reference": reference}
-    single = effects(lmm, data, "all", **away, **how)
+    several = Several()
+    with several:
+        single = effects(lmm, data, "all", **away, **how)
     numbers = layers_with_heads(lmm)
     best = {name: grounding.top(k, by) for name, k in TOP.items() if k < len(numbers) * lmm.heads}
-    together = effects(lmm, data, best, **away, generate=generate, **how)
-    cut = {k: effects(lmm, data, {"all heads": "all"}, "knockout", keys=k, generate=generate, **how) for k in EDGES}
-    layers = {k: effects(lmm, data, "layers", "knockout", keys=k, **how) for k in BY_LAYER}
+    with several:
+        joint = effects(lmm, data, best, **away, generate=generate, **how)
+    cut, layers = dict[str, Effects](), dict[str, Effects]()
+    for k in EDGES:
+        with several:
+            cut[k] = effects(lmm, data, {"all heads": "all"}, "knockout", keys=k, generate=generate, **how)
+    for k in BY_LAYER:
+        with several:
+            layers[k] = effects(lmm, data, "layers", "knockout", keys=k, **how)
+    several.check()
     scores = {metric: grounding} | {n: _by_head(score, numbers, lmm.heads) for n, score in single.scores.items()}
     return Cause(
         heads=summarise(scores, seed),
         correlation=correlations(scores, metric, seed),
-        sets=set_table(together, seed),
+        sets=set_table(joint, seed),
         edges=edge_table(cut),
         contrasts=contrast_table(cut, seed),
         layers=layer_table(layers),

@@ -20,6 +20,7 @@ from interp.ranking.batch import Mentions
 from interp.ranking.study import check, check_kinds
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
 from interp.work.samples import repeatable
+from interp.work.sharing import Several
 from interp.work.store import Memory, Store
 
 
@@ -76,12 +77,14 @@ def compare(
     how |= {"weighting": weighting, "rows": rows, "mentions": mentions, "by": by, "phrases": phrases}
     kept = Memory() if store is None else store
     settings = _settings((normalise, query), effects)
-    measured = []
+    measured, several = [], Several()
     for source in (a, b):
         loads = callable(source) and not hasattr(source, "layers") and not isinstance(source, nn.Module)
         lmm = lmm_of(source() if loads else source)
-        measured.append(measure(lmm, again, metrics, settings, recall=recall, store=kept, progress=progress, **how))
+        with several:
+            measured.append(measure(lmm, again, metrics, settings, recall=recall, store=kept, progress=progress, **how))
         del lmm, source
+    several.check()
     given = names or _distinct(*(m.name for m in measured))
     return compared(measured[0], measured[1], given, answers=answers, seed=seed)
 

@@ -6,7 +6,7 @@ killed run goes on at the batch where it was; a checkpoint that comes later cost
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -27,7 +27,8 @@ from interp.ranking.study import check, check_kinds
 from interp.statistics.nulls import MaskPool, draw
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
 from interp.work.halves import only_its_own
-from interp.work.samples import repeatable
+from interp.work.samples import Repeatable, repeatable
+from interp.work.sharing import Several, current
 from interp.work.store import Memory, Store
 
 HELD = 2 << 30
@@ -104,24 +105,28 @@ def emerge(
 
 
 def _emerge(job: Job, progress: bool, by: By | None) -> Emerged:
-    measured, maps, skipped, computed = [], {}, [], 0
+    measured, maps, skipped, computed, several = [], {}, [], 0, Several()
     lmm = job.plan.lmm
     with job.series.swap(lmm) as swap, inputs_cache(lmm), vision_cache(lmm.model) as cache:
-        bar = tqdm(job.series.sound, desc="checkpoints", unit="checkpoint", disable=not progress)
+        bar = tqdm(current().turn(job.series.sound), desc="checkpoints", unit="checkpoint", disable=not progress)
         for point in bar:
             bar.set_postfix_str(f"step {point.step}")
             ready = Ready(swap, cache, point)
             try:
-                measurement, left = measure(job, point, ready)
-                maps[point.step] = example_maps(job, point, ready)
+                with several:
+                    measurement, left = measure(job, point, ready)
+                with several:
+                    maps[point.step] = example_maps(job, point, ready)
             except Exception as error:
                 if not only_its_own(error):
                     raise
                 swap.skipped[point.step] = f"{type(error).__name__}: {error}"
                 continue
-            measured.append(measurement)
-            skipped += left
             computed += ready.used
+            if not several.left:
+                measured.append(measurement)
+                skipped += left
+        several.check()
         skipped += [(f"checkpoint {step}", reason) for step, reason in sorted(swap.skipped.items())]
     if not measured:
         raise NothingToRank("no checkpoint could be measured: " + "; ".join(f"{a}: {b}" for a, b in skipped[:5]))
@@ -134,13 +139,13 @@ def _shown(samples: Iterable[Sample | Skip], count: int, seed: int) -> list[Samp
     return sorted(with_target, key=lambda s: draw(seed, "example", s.id).random())[:count]
 
 
-def _held(again: Callable[[], Iterator[Sample | Skip]]) -> Callable[[], Iterator[Sample | Skip]]:
+def _held(again: Repeatable) -> Repeatable:
     """The same samples, from memory if they fit."""
-    kept, size = [], 0
+    kept, size = list[Sample | Skip](), 0
     for sample in again():
         if isinstance(sample, Sample):
             size += sample.image.nbytes + sum(t.mask.nbytes for t in sample.targets)
         if size > HELD:
             return again
         kept.append(sample)
-    return lambda: iter(kept)
+    return Repeatable(kept)

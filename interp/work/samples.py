@@ -22,11 +22,71 @@ class Again:
         return iter(self.start())
 
 
-def repeatable(dataset: Iterable[Sample | Skip], samples: int | None) -> Callable[[], Iterator[Sample | Skip]]:
-    """A function that starts the first ``samples`` samples anew each time."""
+class Repeatable:
+    """The first ``samples`` samples of a data set; called or gone through, it starts anew."""
+
+    def __init__(self, dataset: Iterable[Sample | Skip], samples: int | None = None):
+        self.dataset, self.samples = dataset, samples
+
+    def __call__(self) -> Iterator[Sample | Skip]:
+        return islice(self.dataset, self.samples)
+
+    def __iter__(self) -> Iterator[Sample | Skip]:
+        return self()
+
+    @property
+    def size(self) -> int | None:
+        """How many there are; None for a data set that has to be gone through to know it, and for a stretch of it."""
+        if not (isinstance(self.dataset, list | tuple) or hasattr(self.dataset, "stretch")):
+            return None
+        there = len(self.dataset)  # type: ignore[arg-type]
+        return there if self.samples is None else min(there, self.samples)
+
+    def stretch(self, start: int, stop: int) -> list[Sample | Skip]:
+        """Those from ``start`` to before ``stop``; the others are not read if there is a size."""
+        if self.size is None:
+            return list(islice(self(), start, stop))
+        stop = min(stop, self.size)
+        some = getattr(self.dataset, "stretch", lambda a, b: self.dataset[a:b])  # type: ignore[index]
+        return list(some(start, stop))
+
+
+def repeatable(dataset: Iterable[Sample | Skip], samples: int | None) -> Repeatable:
+    """The first ``samples`` samples, to be gone through again and again; an iterator is read into memory."""
+    if isinstance(dataset, Repeatable) and samples is None:
+        return dataset
     if iter(dataset) is dataset:
         dataset = list(islice(dataset, samples))
-    return lambda: islice(dataset, samples)
+    return Repeatable(dataset, samples)
+
+
+class Batches:
+    """A data set in batches of ``batch`` samples, the last one smaller, each with its number."""
+
+    def __init__(self, samples: Callable[[], Iterator[Sample | Skip]], batch: int):
+        self.samples, self.batch = samples, batch
+
+    @property
+    def total(self) -> int | None:
+        """How many there are, if that is known before the data set is gone through."""
+        size = getattr(self.samples, "size", None)
+        return None if size is None else -(-size // self.batch)
+
+    def __iter__(self) -> Iterator[tuple[int, Callable[[], list[Sample | Skip]]]]:
+        """Numbers, each with a function that reads the batch; where the total is known, nothing else reads it."""
+        if self.total is None:
+            yield from (
+                (number, lambda group=group: group) for number, group in enumerate(cut(self.samples(), self.batch))
+            )
+            return
+        yield from ((number, lambda number=number: self.read(number)) for number in range(self.total))
+
+    def read(self, number: int) -> list[Sample | Skip]:
+        """The batch of that number."""
+        start, stop = number * self.batch, (number + 1) * self.batch
+        if isinstance(self.samples, Repeatable):
+            return self.samples.stretch(start, stop)
+        return list(islice(self.samples(), start, stop))
 
 
 def of_kinds(samples: Iterable[Sample | Skip], kinds: Sequence[str]) -> Iterator[Sample | Skip]:

@@ -38,6 +38,16 @@ class Memory:
         self.entries[key] = arrays
 
 
+class Nowhere:
+    """A store that keeps nothing, for work that needs no second look."""
+
+    def get(self, key: str) -> dict[str, np.ndarray] | None:
+        """None."""
+
+    def put(self, key: str, arrays: dict[str, np.ndarray]) -> None:
+        """Nothing."""
+
+
 NOTHING_SCORED = "nothing_scored"
 
 
