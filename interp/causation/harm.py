@@ -119,7 +119,6 @@ def effects(
         kept, settings, Batches(again, batch),
         key=lambda group: key_of(settings, group).replace("scores", "effects"),
         compute=lambda group: _batch(lmm, group, units, how, answers),
-        said=said,
     )  # fmt: skip
     with tqdm(desc=said, unit="image", disable=not progress) as bar:
         every = list(work.in_order(lambda part: part.arrays, bar))

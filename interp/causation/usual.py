@@ -69,7 +69,6 @@ def reference(
         kept, settings, Batches(samples if isinstance(samples, Repeatable) else lambda: iter(samples), batch),
         key=lambda group: key_of(settings, group).replace("scores", "reference"),
         compute=lambda group: _batch(lmm, group, rows, answers, draws, seed, max_new_tokens),
-        said="reference",
     )  # fmt: skip
     with together(), tqdm(desc="reference", unit="image", disable=not progress) as bar:
         return _joined(work.in_order(lambda part: part.arrays, bar), draws)

@@ -122,13 +122,15 @@ class _Workers:
 
     def _begin(self, place: int) -> None:
         actor, share = self.start(), Share(launch=self.launch, place=(place, self.count), whole=False)
-        self.running[actor.work.remote(self.options, share)] = place, actor, actor.who.remote()
+        who = actor.who.remote()
+        self.running[actor.work.remote(self.options, share)] = place, actor, who
 
     def _end(self, reference: Any) -> None:
-        place, _, who = self.running.pop(reference)
+        place, actor, who = self.running.pop(reference)
         try:
             error = self.ray.get(reference)
         except self.ray.exceptions.RayActorError as death:
+            self.ray.kill(actor)  # or what cannot be reached might come back
             self._replace(place, who, death)
             return
         if error is not None:
@@ -147,8 +149,8 @@ class _Workers:
     def _show(self, bar: tqdm) -> None:
         """How many batches are done, of those that the workers know of."""
         names = [path.name for path in self.notes.glob("[!.]*")]
-        stages = [json.loads((self.notes / name).read_text()) for name in names if name.endswith(".json")]
-        done, totals = len(names) - len(stages), [stage["total"] for stage in stages]
+        totals = [json.loads((self.notes / name).read_text()) for name in names if name.endswith(".json")]
+        done = len(names) - len(totals)
         if done > bar.n:
             self.deaths = 0
         bar.total = None if None in totals else max(sum(totals), done)

@@ -80,7 +80,6 @@ def _named(
         store, {"what": "named", **settings}, Batches(samples, batch),
         key=lambda group: key_of(settings, group).replace("scores", "answered"),
         compute=lambda group: _answered(lmm, [s for s in group if isinstance(s, Sample)], max_new_tokens),
-        said="answers",
     )  # fmt: skip
     found: dict[str, np.ndarray] = {}
     skipped: list[Skip] = []

@@ -92,7 +92,6 @@ def _work(job: Job, point: Point, ready: Ready, kind: str, compute: Any) -> Iter
         job.store, {"what": kind, **settings}, batches,
         key=lambda group: key_of(settings, group).replace("scores", kind),
         compute=at_checkpoint,
-        said=f"step {point.step}",
         first=points.index(point.step) * (each or 0),
         of=len(points) * each if each else None,
     )  # fmt: skip

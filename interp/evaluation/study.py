@@ -86,7 +86,7 @@ def collect(
         computed.append(len(group))
         return pack(*records_of(lmm, segmenter, group, how))
 
-    work = Work(kept, {"what": "records", **settings}, _batches(dataset, samples, batch), key, compute, "answers")
+    work = Work(kept, {"what": "records", **settings}, _batches(dataset, samples, batch), key, compute)
     with tqdm(total=samples, desc="answers", unit="image", disable=not progress) as bar:
         for more in work.in_order(lambda part: unpack(part.arrays), bar):
             records += more[0]

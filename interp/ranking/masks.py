@@ -36,7 +36,7 @@ def pool_of(store: Store, samples: Repeatable, bar: tqdm) -> tuple[MaskPool, lis
     about = {"what": KEPT, "size": samples.size, "version": interp.__version__}
     batches = Batches(samples, max(-(-samples.size // STRETCHES), 1))
     with together(KEPT):
-        work = Work(store, about, batches, lambda group: key_of(about, group).replace("scores", KEPT), _packed, KEPT)
+        work = Work(store, about, batches, lambda group: key_of(about, group).replace("scores", KEPT), _packed)
         found = list(work.in_order(lambda part: _unpacked(part.arrays), bar))
     named = (Skip(name, "") for names, _ in found for name in names)
     list(noting(named, ids, tqdm(disable=True)))  # an id that occurs twice is refused

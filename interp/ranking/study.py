@@ -132,7 +132,7 @@ def rank(
     by_rows = main if found[main].uses_mask else ""
     plan = replace(plan, rows=rows, mentions=mentions, control=control, by_rows=by_rows, phrases=own_words)
     of_batch = partial(key_of, settings), partial(score_batch, plan)
-    work = Work(kept, {"what": "scores", **settings}, Batches(again, batch), *of_batch, "attention")
+    work = Work(kept, {"what": "scores", **settings}, Batches(again, batch), *of_batch)
     with tqdm(total=len(ids), desc="attention", unit="image", disable=not progress) as bar:
         every = list(work.in_order(lambda part: (part.key, Batch.of(part.arrays, maps=False)), bar))
     keys, done = [key for key, _ in every], [scored for _, scored in every]

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -50,7 +51,6 @@ class Work:
     batches: Batches
     key: Callable[[Group], str]
     compute: Callable[[Group], dict[str, np.ndarray]]
-    said: str = "batches"
     first: int = 0
     of: int | None = None
 
@@ -103,7 +103,7 @@ class _Running:
         self.notes: Notes | None = None
         if self.share.launch and self.claims is not None:
             self.notes = Notes(self.claims.folder / self.share.launch, self.stage)
-            self.notes.begin(self.work.said, self.work.batches.total)
+            self.notes.begin(self.work.batches.total)
 
     def attempt(self, number: int, read: Callable[[], Group]) -> Part | None:
         """The part, from the store or computed; None, and the number is kept for later, if it is another's now."""
@@ -190,11 +190,11 @@ class Notes:
     def __init__(self, folder: Path, stage: str):
         self.folder, self.stage = folder, stage
 
-    def begin(self, said: str, total: int | None) -> None:
-        """Notes what the stage is, for whoever shows the progress."""
+    def begin(self, total: int | None) -> None:
+        """Notes how many batches the stage has, for whoever shows the progress."""
         path = self.folder / f"{self.stage}.json"
         if not path.exists():
-            self._put(path, json.dumps({"said": said, "total": total}))
+            self._put(path, json.dumps(total))
 
     def read(self, number: int) -> tuple[str, int] | None:
         """Key and number of samples of a batch that is done."""
@@ -215,5 +215,6 @@ class Notes:
     def _put(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         written = temporary(path)
-        written.write_text(text)
-        os.replace(written, path)
+        with suppress(FileNotFoundError):  # whoever finished has removed the folder: a lost note costs work alone
+            written.write_text(text)
+            os.replace(written, path)

@@ -37,7 +37,8 @@ class Repeatable:
     @property
     def size(self) -> int | None:
         """How many there are; None for a data set that has to be gone through to know it, and for a stretch of it."""
-        if not (isinstance(self.dataset, list | tuple) or hasattr(self.dataset, "stretch")):
+        known = isinstance(self.dataset, list | tuple) or hasattr(self.dataset, "stretch")
+        if not (known and hasattr(self.dataset, "__len__")):
             return None
         there = len(self.dataset)  # type: ignore[arg-type]
         return there if self.samples is None else min(there, self.samples)

@@ -49,18 +49,18 @@ def computed(log) -> list[int]:
     return sorted(int(line) for line in log.read_text().splitlines())
 
 
-def worker(folder, log, place, share, pause):
+def worker(folder, log, place, share, pause, samples):
     with of(share):
         try:
-            found = results(work(folder, log, pause=pause))
+            found = results(work(folder, log, samples, pause))
             (folder.parent / f"found-{place}").write_bytes(found)
         except Unfinished:
             pass
     os._exit(0)
 
 
-def start(folder, log, place, share, pause=0.01):
-    process = FORK.Process(target=worker, args=(folder, log, place, share, pause))
+def start(folder, log, place, share, pause=0.01, samples=SAMPLES):
+    process = FORK.Process(target=worker, args=(folder, log, place, share, pause, samples))
     process.start()
     return process
 
@@ -89,30 +89,33 @@ def test_the_same_call_in_several_processes_shares_the_work_and_each_has_the_res
     assert not list((tmp_path / "run" / "claims").iterdir())
 
 
-def campaign(folder, kills, seed=0, count=4, pause=0.01):
-    """How many batches were computed, and what came out, while workers of one launch were killed and replaced."""
-    draw, log = random.Random(seed), folder / "log"
+def campaign(folder, kills, samples, seed=0, count=4, pause=0.02):
+    """How many batches were computed, and what came out, while workers of one launch were killed and replaced; a random
+    one whenever three more batches have been begun."""
+    draw, log, left = random.Random(seed), folder / "log", kills
     log.touch()
     shares = [Share(launch="launch", place=(place, count), whole=False) for place in range(count)]
-    running = [start(folder / "run", log, place, share, pause) for place, share in enumerate(shares)]
-    left = kills
+    running = [start(folder / "run", log, place, share, pause, samples) for place, share in enumerate(shares)]
     while any(process.is_alive() for process in running):
-        time.sleep(draw.uniform(0, 3 * pause))
         place = draw.randrange(count)
-        if left and running[place].is_alive():
+        if left and len(computed(log)) >= 3 * (kills - left + 1) and running[place].is_alive():
             os.kill(running[place].pid, signal.SIGKILL)
             running[place].join()
-            running[place], left = start(folder / "run", log, place, shares[place], pause), left - 1
+            running[place], left = start(folder / "run", log, place, shares[place], pause, samples), left - 1
+        time.sleep(draw.uniform(0, pause))
     with of(Share(launch="launch")):
-        found = results(work(folder / "run", log))
+        found = results(work(folder / "run", log, samples))
     return found, len(computed(log)), kills - left
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_workers_cost_at_most_a_batch_each_and_no_byte(tmp_path, kills):
-    found, times, killed = campaign(tmp_path, kills, pause=0.01 if kills < 10 else 0.06)
-    assert found == WHOLE and killed == kills
-    assert 21 <= times <= 21 + kills
+    count = 12 * kills
+    samples = [Sample(f"image {i}", np.full((4, 4, 3), i % 256, np.uint8), "What?", "A dog.") for i in range(count)]
+    found, times, killed = campaign(tmp_path, kills, samples)
+    print(f"{kills} kills of workers: {times} batches computed of {count // 2}")
+    assert found == np.array([float(i % 256) for i in range(count)]).tobytes() and killed == kills
+    assert count // 2 <= times <= count // 2 + kills
 
 
 def test_workers_of_one_launch_read_no_batch_that_another_has_done(tmp_path):
@@ -164,17 +167,14 @@ def test_a_claim_is_left_to_a_process_that_lives_and_taken_from_a_dead_one_at_on
 
 
 def test_a_claim_of_another_machine_is_taken_over_only_when_nobody_touches_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(claiming, "STALE", 0.2)
+    monkeypatch.setattr(claiming, "STALE", 0.0)
     claims = Claims(tmp_path / "claims")
     (tmp_path / "claims").mkdir()
     path = tmp_path / "claims" / "a"
     path.write_text("elsewhere-01234567 1 1")  # a process of that number lives here
-    os.utime(path, (0, 0))  # clocks of two machines are not compared
-    for _ in range(4):
+    for touched in range(4):  # in 1970: clocks of two machines are not compared
+        os.utime(path, (touched, touched))
         assert not claims.take("a")
-        time.sleep(0.1)
-        os.utime(path)
-    time.sleep(0.3)
     assert claims.take("a")
 
 
