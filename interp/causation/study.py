@@ -14,7 +14,7 @@ from interp.answer.layers import layers_with_heads
 from interp.attention.ablation import Reference
 from interp.causation.correlation import correlations
 from interp.causation.harm import effects
-from interp.causation.result import Cause, Effects
+from interp.causation.result import Cause
 from interp.causation.setting import EDGES
 from interp.causation.tables import contrast_table, edge_table, layer_table, set_table
 from interp.causation.usual import draws_for
@@ -81,19 +81,13 @@ def cause(
     how = {"draws": draws, "copies": copies, "weighting": weighting, **common}
     away = {"intervention": intervention, "where": where, "reference": reference}
     several = Several()
-    with several:
-        single = effects(lmm, data, "all", **away, **how)
+    single = several(effects, lmm, data, "all", **away, **how)
     numbers = layers_with_heads(lmm)
     best = {name: grounding.top(k, by) for name, k in TOP.items() if k < len(numbers) * lmm.heads}
-    with several:
-        joint = effects(lmm, data, best, **away, generate=generate, **how)
-    cut, layers = dict[str, Effects](), dict[str, Effects]()
-    for k in EDGES:
-        with several:
-            cut[k] = effects(lmm, data, {"all heads": "all"}, "knockout", keys=k, generate=generate, **how)
-    for k in BY_LAYER:
-        with several:
-            layers[k] = effects(lmm, data, "layers", "knockout", keys=k, **how)
+    joint = several(effects, lmm, data, best, **away, generate=generate, **how)
+    edges: Any = {"heads": {"all heads": "all"}, "intervention": "knockout", "generate": generate, **how}
+    cut = {k: several(effects, lmm, data, keys=k, **edges) for k in EDGES}
+    layers = {k: several(effects, lmm, data, "layers", "knockout", keys=k, **how) for k in BY_LAYER}
     several.check()
     scores = {metric: grounding} | {n: _by_head(score, numbers, lmm.heads) for n, score in single.scores.items()}
     return Cause(

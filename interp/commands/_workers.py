@@ -36,7 +36,7 @@ class RayMissing(ImportError):
     """
 
 
-class WorkersDie(RuntimeError):
+class WorkersDie(ChildProcessError):
     """Workers die again and again before they have finished a batch.
 
     What to do: run the command without ``--workers`` on a few samples, which shows the error; memory that is full kills

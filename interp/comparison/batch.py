@@ -40,12 +40,10 @@ def measure(
     rankings, several = dict[tuple[str, str], Ranking](), Several()
     for normalise, query in settings:
         found: Any = {"normalise": normalise, "query": query}
-        with several:
-            rankings[normalise, query] = rank(lmm, samples, metrics, **found, **options, **how)
-    named, left = {}, []
-    with several:
-        named, left = _named(lmm, samples, batch, max_new_tokens, store) if recall else ({}, [])
+        rankings[normalise, query] = several(rank, lmm, samples, metrics, **found, **options, **how)
+    told = several(_named, lmm, samples, batch, max_new_tokens, store) if recall else ({}, [])
     several.check()
+    named, left = told
     main = rankings[settings[0]]
     first = main.phrases.loc[
         (main.phrases["metric"] == main.phrases["metric"].iloc[0]) & (main.phrases["heads"] == CHOICES[0])

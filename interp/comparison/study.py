@@ -81,8 +81,8 @@ def compare(
     for source in (a, b):
         loads = callable(source) and not hasattr(source, "layers") and not isinstance(source, nn.Module)
         lmm = lmm_of(source() if loads else source)
-        with several:
-            measured.append(measure(lmm, again, metrics, settings, recall=recall, store=kept, progress=progress, **how))
+        how |= {"recall": recall, "store": kept, "progress": progress}
+        measured.append(several(measure, lmm, again, metrics, settings, **how))
         del lmm, source
     several.check()
     given = names or _distinct(*(m.name for m in measured))

@@ -59,24 +59,20 @@ class Ready:
 
 
 def measure(job: Job, point: Point, ready: Ready) -> tuple[Measurement, list[tuple[str, str]]]:
-    several, done, named = Several(), [], {}
-    with several:
-        done = list(_work(job, point, ready, "scores", lambda group: score_batch(job.plan, group, False)))
-    with several:
-        recalled = _work(job, point, ready, "recalled", partial(_recall, job)) if job.recall else ()
-        told = [
-            row for arrays in recalled for row in zip(arrays["ids"].tolist(), arrays["named"].tolist(), strict=True)
-        ]
-        named = {name: (hits, count) for name, (hits, count) in told if count}
+    several = Several()
+    scores = several(list, _work(job, point, ready, "scores", lambda group: score_batch(job.plan, group, False)))
+    recalled = several(list, _work(job, point, ready, "recalled", partial(_recall, job))) if job.recall else []
     several.check()
-    done = [Batch.of(arrays) for arrays in done]
+    done = [Batch.of(arrays) for arrays in scores]
+    told = [row for arrays in recalled for row in zip(arrays["ids"].tolist(), arrays["named"].tolist(), strict=True)]
+    named = {name: (hits, count) for name, (hits, count) in told if count}
     scored = [b for b in done if len(b)]
     left = [(s.sample_id, f"step {point.step}: {s.reason}") for b in done for s in b.skipped]
     if not scored:
         raise NothingToRank(f"no phrase could be scored: {left[0][1] if left else 'the data set is empty'}")
-    scores = {name: join(scored, name, metric) for name, metric in job.plan.metrics.items()}
+    joined = {name: join(scored, name, metric) for name, metric in job.plan.metrics.items()}
     losses = {image: loss for b in done for image, loss in b.losses.items()}
-    return Measurement(point.step, point.stage, scores, losses, named), left
+    return Measurement(point.step, point.stage, joined, losses, named), left
 
 
 def _work(job: Job, point: Point, ready: Ready, kind: str, compute: Any) -> Iterator[Mapping[str, np.ndarray]]:

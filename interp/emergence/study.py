@@ -113,10 +113,8 @@ def _emerge(job: Job, progress: bool, by: By | None) -> Emerged:
             bar.set_postfix_str(f"step {point.step}")
             ready = Ready(swap, cache, point)
             try:
-                with several:
-                    measurement, left = measure(job, point, ready)
-                with several:
-                    maps[point.step] = example_maps(job, point, ready)
+                found = several(measure, job, point, ready)
+                maps[point.step] = several(example_maps, job, point, ready)
             except Exception as error:
                 if not only_its_own(error):
                     raise
@@ -124,8 +122,8 @@ def _emerge(job: Job, progress: bool, by: By | None) -> Emerged:
                 continue
             computed += ready.used
             if not several.left:
-                measured.append(measurement)
-                skipped += left
+                measured.append(found[0])
+                skipped += found[1]
         several.check()
         skipped += [(f"checkpoint {step}", reason) for step, reason in sorted(swap.skipped.items())]
     if not measured:

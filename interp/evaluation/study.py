@@ -26,6 +26,7 @@ from interp.segmentation.method import Method, check_scale
 from interp.types import Query, Sample, Skip, Weighting
 from interp.work.parts import Group, Work
 from interp.work.samples import Batches, Repeatable
+from interp.work.sharing import reading
 from interp.work.store import Memory, Store, key_of
 
 
@@ -87,11 +88,10 @@ def collect(
         return pack(*records_of(lmm, segmenter, group, how))
 
     work = Work(kept, {"what": "records", **settings}, _batches(dataset, samples, batch), key, compute)
-    with tqdm(total=samples, desc="answers", unit="image", disable=not progress) as bar:
+    with tqdm(total=samples, desc="answers", unit="image", disable=not progress) as bar, reading():
         for more in work.in_order(lambda part: unpack(part.arrays), bar):
             records += more[0]
             skipped += more[1]
-    _once((one.sample_id for one in (*records, *skipped)), set())  # batches that workers have read too
     if not any(r.truths for r in records):
         raise _nothing(len(records), skipped)
     failed = [Skip(r.sample_id, f"counted as a miss: {r.failed}") for r in records if r.failed]

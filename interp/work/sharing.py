@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -88,6 +87,15 @@ def together(launch: str = "") -> Iterator[Share]:
 
 
 @contextmanager
+def reading() -> Iterator[None]:
+    """Inside, a process that makes tables reads every batch itself, whatever workers have noted: what a data set says
+    of its samples shows as they are read."""
+    own = current()
+    with of(replace(own, launch="") if own.whole else own):
+        yield
+
+
+@contextmanager
 def shard(which: str | tuple[int, int]) -> Iterator[None]:
     """Inside, a study computes one part of its batches, puts them into its store, and ends the block: there is no
     result until the same call without a shard makes it.
@@ -126,7 +134,8 @@ def shard_of(which: str | tuple[int, int], environment: Mapping[str, str] = os.e
 def _asked(environment: Mapping[str, str]) -> str:
     if "SLURM_ARRAY_TASK_ID" in environment:
         number, count = int(environment["SLURM_ARRAY_TASK_ID"]), environment.get("SLURM_ARRAY_TASK_COUNT", "0")
-        first, step = (int(environment.get(f"SLURM_ARRAY_TASK_{name}", least)) for name, least in _STEPS)
+        first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
+        step = int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
         own = (number - first) // step
         if (number - first) % step or not 0 <= own < int(count):
             raise ValueError(
@@ -139,24 +148,19 @@ def _asked(environment: Mapping[str, str]) -> str:
     raise ValueError("shard is 'auto', and there is no SLURM array (SLURM_ARRAY_TASK_ID) and no torchrun (RANK)")
 
 
-_STEPS = (("MIN", "0"), ("STEP", "1"))
-
-
 class Several:
-    """A context for a study that is made of studies: one that is unfinished does not keep the next from its part."""
+    """Calls the studies that a study is made of: one that is unfinished does not keep the next from its part."""
 
     def __init__(self) -> None:
         self.left: list[Unfinished] = []
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if isinstance(error, Unfinished):
-            self.left.append(error)
-        return isinstance(error, Unfinished)
+    def __call__(self, study: Callable[..., Any], *given: Any, **options: Any) -> Any:
+        """The study's result; None while it is unfinished."""
+        try:
+            return study(*given, **options)
+        except Unfinished as one:
+            self.left.append(one)
+            return None
 
     def check(self) -> None:
         """Nothing, if all studies have their results.
