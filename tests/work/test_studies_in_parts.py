@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 import interp
 from interp.evaluation.study import collect
@@ -33,9 +34,11 @@ def samples() -> list[Sample | Skip]:
 
 @pytest.fixture
 def checkpoints(tiny_lmm, tmp_path):
-    """A series of three checkpoints that are the model with other heads."""
+    """A series of three checkpoints, each with weights of its own."""
     for name in ("base", "checkpoint-1", "checkpoint-2", "checkpoint-3"):
         tiny_lmm.model.save_pretrained(tmp_path / "series" / name)
+        with torch.no_grad():
+            tiny_lmm.model.lm_head.weight.mul_(1.01)  # or one checkpoint's parts are the next one's
     tiny_lmm.processor.save_pretrained(tmp_path / "series" / "base")
     return tmp_path / "series"
 
