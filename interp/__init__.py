@@ -77,6 +77,7 @@ _HOME = {
     "to_lens": "interp.answer.lens",
     "lens_prompt": "interp.answer.lens",
     "rank": "interp.ranking.study",
+    "shard": "interp.work.sharing",
     "score": "interp.ranking.given",
     "open": "interp.report.opened",
     "read_heads": "interp.heads",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,14 +19,15 @@ from interp.causation.reading import Reading
 from interp.causation.result import Effects, NothingToMeasure
 from interp.causation.setting import How, Measured
 from interp.causation.units import Units
+from interp.causation.usual import draws_for
 from interp.causation.usual import reference as reference_of
 from interp.models._given import lmm_of
 from interp.statistics import intervals, summary
 from interp.statistics.scores import HeadScores
 from interp.types import Sample, Skip, Weighting
-from interp.work.ahead import ahead, behind
-from interp.work.samples import cut, held, repeatable
-from interp.work.store import Memory, Store, key_of, marked
+from interp.work.parts import Group, Work
+from interp.work.samples import Batches, Repeatable, held, repeatable
+from interp.work.store import Joined, Memory, Store, key_of, marked
 
 
 def effects(
@@ -77,49 +78,56 @@ def effects(
     """
     lmm = lmm_of(lmm)
     again, said = held(repeatable(dataset, samples)), dict[str, Answer]()
+    kept = Memory() if store is None else store
     common: Any = {"answers": answers, "seed": seed, "max_new_tokens": max_new_tokens}
     how = {"metric": metric, "weighting": weighting, "generate": generate, "draws": draws, "copies": copies, **common}
     how |= {"where": where, "keys": keys, "batch": batch}
     study = study_of(lmm, heads, intervention, reference=reference, **how)
     if study.lacks_reference:
         rows: Any = "all" if study.how.where == "all" else "answer"
-        reference = reference_of(lmm, again(), rows=rows, batch=batch, progress=progress, said=said, **common)
+        gather: Any = {"batch": batch, "store": kept, "progress": progress, "said": said, **common}
+        reference = reference_of(lmm, again, rows=rows, draws=draws_for(intervention), **gather)
         study = study_of(lmm, heads, intervention, reference=reference, **how)
-    return measured(lmm, [study], again, said, batch=batch, store=store, progress=progress)[0]
+    return measured(lmm, [study], again, said, batch=batch, store=kept, progress=progress)[0]
 
 
 def measured(
     lmm: Any,
     studies: Sequence[Study],
-    again: Callable[[], Iterator[Sample | Skip]],
+    again: Repeatable,
     said: dict[str, Answer],
     *,
     batch: int,
-    store: Store | None,
+    store: Store,
     progress: bool,
 ) -> list[Effects]:
-    """Each study's effects; a batch of samples is read once for all of them. ``said``: generated answers so far.
+    """Each study's effects; a batch of samples is read once for all of them, and each study's part of it is stored as
+    soon as it is there. ``said``: generated answers so far.
 
     Raises:
         NothingToMeasure: no phrase could be measured.
     """
     done: list[list[Mapping[str, np.ndarray]]] = [[] for _ in studies]
     skipped: list[list[Skip]] = [[] for _ in studies]
+    kept = Joined(store)
+
+    def keys(group: Group) -> list[str]:
+        return [key_of(study.settings, group).replace("scores", "effects") for study in studies]
+
+    def compute(group: Group) -> dict[str, np.ndarray]:
+        reading = Reading(lmm, group, studies[0].answers, studies[0].how.max_new_tokens, said)
+        parts = zip(studies, keys(group), strict=True)
+        return kept.joined(kept.once(key, lambda own=own: _batch(reading, own.units, own.how)) for own, key in parts)
+
+    about = {"what": "effects", "studies": [study.settings for study in studies]}
+    work = Work(kept, about, Batches(again, batch), lambda group: kept.key(keys(group)), compute)
     text = str(studies[0]) if len(studies) == 1 else f"{len(studies)} studies of effects"
-    bar = tqdm(desc=text, unit="image", disable=not progress)
-    with bar, behind(Memory() if store is None else store) as kept:
-        for group in ahead(cut(again(), batch)):
-            reading = Reading(lmm, group, studies[0].answers, studies[0].how.max_new_tokens, said)
-            for study, own, left in zip(studies, done, skipped, strict=True):
-                key = key_of(study.settings, group).replace("scores", "effects")
-                arrays = kept.get(key)
-                if arrays is None:
-                    arrays = _batch(reading, study.units, study.how)
-                    kept.put(key, arrays)
+    with tqdm(desc=text, unit="image", disable=not progress) as bar:
+        for parts in work.in_order(lambda part: kept.split(part.arrays), bar):
+            for arrays, own, left in zip(parts, done, skipped, strict=True):
                 left += [Skip(*s) for s in json.loads(bytes(arrays["skipped"]).decode())]
                 if len(arrays["logprob"]):
                     own.append(arrays)
-            bar.update(len(group))
     found = []
     for study, own, left in zip(studies, done, skipped, strict=True):
         if not own:

@@ -19,6 +19,7 @@ from interp.causation.harm import measured
 from interp.causation.result import Cause
 from interp.causation.setting import EDGES
 from interp.causation.tables import contrast_table, edge_table, layer_table, set_table
+from interp.causation.usual import draws_for
 from interp.causation.usual import reference as reference_of
 from interp.models._given import lmm_of
 from interp.ranking.result import TOP
@@ -26,7 +27,8 @@ from interp.ranking.study import rank
 from interp.statistics.scores import HeadScores
 from interp.statistics.summary import summarise
 from interp.types import By, Sample, Skip, Weighting
-from interp.work.samples import Again, held, repeatable
+from interp.work.samples import held, repeatable
+from interp.work.sharing import together
 from interp.work.store import Memory, Store
 
 BY_LAYER = ("own", "background")
@@ -71,22 +73,21 @@ def cause(
     if intervention == "knockout":
         raise ValueError("intervention is 'knockout'; expected 'mean', 'zero' or 'resample': edges are cut besides")
     lmm, said = lmm_of(lmm), dict[str, Answer]()
-    again, kept = held(repeatable(dataset, samples)), Memory() if store is None else store
-    data = Again(again)
+    data, kept = held(repeatable(dataset, samples)), Memory() if store is None else store
     common: Any = {"answers": answers, "seed": seed, "batch": batch, "max_new_tokens": max_new_tokens}
     common |= {"store": kept, "progress": progress}
-    ranking = rank(lmm, data, [metric], weighting=weighting, by=by, **common)
+    with together():  # which heads are best is asked of the whole ranking, and that is the small part of the work
+        ranking = rank(lmm, data, [metric], weighting=weighting, by=by, **common)
     grounding = ranking.scores[metric]
     if intervention != "zero" and reference is None:
         rows: Any = "all" if where == "all" else "answer"
-        gathered = {k: v for k, v in common.items() if k != "store"}
-        reference = reference_of(lmm, again(), rows=rows, said=said, **gathered)
+        reference = reference_of(lmm, data, rows=rows, draws=draws_for(intervention), said=said, **common)
     how: Any = {"draws": draws, "copies": copies, "weighting": weighting, "batch": batch, "seed": seed}
     how |= {"answers": answers, "max_new_tokens": max_new_tokens}
     away: Any = {"intervention": intervention, "where": where, "reference": reference, **how}
     numbers = layers_with_heads(lmm)
     best = {name: grounding.top(k, by) for name, k in TOP.items() if k < len(numbers) * lmm.heads}
-    single, together, *rest = measured(
+    single, joint, *rest = measured(
         lmm,
         [
             study_of(lmm, "all", **away),
@@ -94,7 +95,7 @@ def cause(
             *(study_of(lmm, {"all heads": "all"}, "knockout", keys=k, generate=generate, **how) for k in EDGES),
             *(study_of(lmm, "layers", "knockout", keys=k, **how) for k in BY_LAYER),
         ],
-        again, said, batch=batch, store=kept, progress=progress,
+        data, said, batch=batch, store=kept, progress=progress,
     )  # fmt: skip
     cut, layers = (
         dict(zip(EDGES, rest[: len(EDGES)], strict=True)),
@@ -104,7 +105,7 @@ def cause(
     return Cause(
         heads=summarise(scores, seed),
         correlation=correlations(scores, metric, seed),
-        sets=set_table(together, seed),
+        sets=set_table(joint, seed),
         edges=edge_table(cut),
         contrasts=contrast_table(cut, seed),
         layers=layer_table(layers),

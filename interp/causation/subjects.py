@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -17,9 +17,7 @@ from interp.answer.replay import Answer, Replay, generate, replay
 from interp.answer.targets import match_targets
 from interp.models._lmm import LMM, evaluating
 from interp.types import PatchGrid, Phrase, Sample, Skip
-from interp.work.ahead import ahead
 from interp.work.halves import in_halves, only_its_own
-from interp.work.samples import cut
 
 Found = TypeVar("Found")
 
@@ -54,20 +52,6 @@ class Group:
     def replay(self, model: Any) -> Replay:
         """The pass over prompts and answers."""
         return replay(model, self.inputs, self.ids, "predicting")
-
-
-def groups(
-    lmm: LMM,
-    samples: Iterable[Sample | Skip],
-    answers: Literal["reference", "generated"],
-    batch: int,
-    max_new_tokens: int,
-    first: Callable[[Group], Found],
-    said: dict[str, Answer],
-) -> Iterator[tuple[Group, Found | None]]:
-    """The samples in batches, each as `read_group` gives it, read lazily."""
-    for some in ahead(cut(iter(samples), batch)):
-        yield read_group(lmm, some, answers, max_new_tokens, first, said)
 
 
 def read_group(

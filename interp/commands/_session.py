@@ -6,7 +6,8 @@ import inspect
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from interp import plugins
@@ -21,7 +22,7 @@ BEGUN: list[Run] = []
 """The runs that commands of this process began; see `withdraw`."""
 MADE = ("scenes", "bound_scenes")
 """Data sets that are not read from disk."""
-LEFT_OUT = ("out", "force", "debug", "format", "dpi", "width")
+LEFT_OUT = ("out", "force", "debug", "format", "dpi", "width", "shard", "workers", "ray")
 """Options that change no number."""
 
 
@@ -70,13 +71,24 @@ def begin(
     """
     from interp.models._identity import hash_weights
     from interp.report.run import Run
+    from interp.work.sharing import current
 
     weights = {"weights": hash_weights(lmm.model)} if lmm is not None else {}
     seed = getattr(options, "seed", 0)
-    run = Run.open(options.out, arguments, **{**weights, **more}, seed=seed, force=options.force, places=places)
+    how: dict[str, Any] = {"seed": seed, "force": options.force, "places": places, "joins": current().place[0] > 0}
+    run = Run.open(options.out, arguments, **{**weights, **more}, **how)
     BEGUN.append(run)
     draw_as(run, options)
     return run
+
+
+@contextmanager
+def finishing(run: Run) -> Iterator[None]:
+    """Inside, the run's tables and report are made, by one process at a time; then nothing is left of who computed
+    what."""
+    with run.claims.alone("finish"):
+        yield
+    run.claims.clear()
 
 
 def draw_as(run: Run, options: Namespace) -> None:

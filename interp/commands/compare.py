@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.commands import _options
+from interp.commands import _options, _parts
 from interp.commands import _session as session
 
 if TYPE_CHECKING:
@@ -38,9 +38,11 @@ def options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--no-recall", dest="recall", action="store_false", help="do not let the models answer")
     _options.measured(sub)
+    _parts.options(sub)
     _options.shared(sub)
 
 
+@_parts.in_parts
 def run(options: argparse.Namespace) -> None:
     """Compares the models into ``--out`` and prints what was found and where the report lies."""
     import interp
@@ -60,7 +62,8 @@ def run(options: argparse.Namespace) -> None:
     how = {"effects": options.effects, "recall": options.recall, **session.measured(options)}
     found = interp.compare(first, second, dataset, options.metrics, options.samples, names=names, **how, store=folder)
     skipped = [{"sample_id": f"{model}: {skip.sample_id}", "reason": skip.reason} for model, skip in found.skipped]
-    session.keep(folder, comparison, found.tables(), skipped, comparison=found.manifest)
+    with session.finishing(folder):
+        session.keep(folder, comparison, found.tables(), skipped, comparison=found.manifest)
 
 
 def _unmeasured(options: argparse.Namespace) -> tuple[str, ...]:

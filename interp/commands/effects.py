@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 
-from interp.commands import _options, _values
+from interp.commands import _options, _parts, _values
 from interp.commands import _session as session
 
 HELP = "what heads do: words without them, and without their edges"
@@ -54,9 +54,11 @@ def options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--seed", type=_values.seed, default=0, help="of draws, halves and intervals (default: 0)")
     _options.batch(sub)
+    _parts.options(sub)
     _options.shared(sub)
 
 
+@_parts.in_parts
 def run(options: argparse.Namespace) -> None:
     """Measures effects into ``--out`` and prints what was found and where the report lies."""
     import interp
@@ -71,4 +73,5 @@ def run(options: argparse.Namespace) -> None:
     chosen = {name: getattr(options, name) for name in CHOSEN}
     found = interp.cause(lmm, dataset, options.samples, **chosen, store=folder)
     sets = found.manifest["sets"]
-    session.keep(folder, causation, found.tables(), session.skips(found.skipped), sets=sets)
+    with session.finishing(folder):
+        session.keep(folder, causation, found.tables(), session.skips(found.skipped), sets=sets)

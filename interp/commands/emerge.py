@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interp.commands import _options
+from interp.commands import _options, _parts
 from interp.commands import _session as session
 from interp.plugins import data_folder
 
@@ -34,9 +34,11 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--revisions", nargs="+", metavar="R", help="of the hub id; their last number is the step")
     sub.add_argument("--recall", action="store_true", help="let every checkpoint answer, count the things it names")
     _options.measured(sub)
+    _parts.options(sub)
     _options.shared(sub)
 
 
+@_parts.in_parts
 def run(options: argparse.Namespace) -> None:
     """Measures every checkpoint into ``--out`` and prints what was found and where the report lies."""
     import interp
@@ -61,11 +63,12 @@ def run(options: argparse.Namespace) -> None:
     }
     how = {"recall": options.recall, **session.measured(options)}
     result = interp.emerge(lmm, found, dataset, options.metric or METRICS, options.samples, **how, store=folder)
-    emergence.clear(folder)
-    emergence.keep_examples(folder, result.examples, result.tables.best(next(iter(metrics)))[0], metrics)
     tables = {file: getattr(result.tables, name) for name, file in emergence.TABLES.items()}
     skipped = [{"sample_id": name, "reason": reason} for name, reason in result.skipped]
-    session.keep(folder, emergence, tables, skipped)
+    with session.finishing(folder):
+        emergence.clear(folder)
+        emergence.keep_examples(folder, result.examples, result.tables.best(next(iter(metrics)))[0], metrics)
+        session.keep(folder, emergence, tables, skipped)
     session.say(f"{result.computed} of {len(found.sound)} checkpoints computed, the rest was there")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp import plugins
-from interp.commands import _masks, _options, _values
+from interp.commands import _masks, _options, _parts, _values
 from interp.commands import _session as session
 
 if TYPE_CHECKING:
@@ -51,9 +51,11 @@ def options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--seed", type=_values.seed, default=0, help="of the intervals (default: 0)")
     sub.add_argument("--batch", type=_values.positive, default=8, metavar="N", help="samples at a time (default: 8)")
+    _parts.options(sub)
     _options.shared(sub)
 
 
+@_parts.in_parts
 def run(options: argparse.Namespace) -> None:
     """Scores a model, or the predictions in files, into ``--out`` and prints the measures."""
     from interp.evaluation.study import evaluate
@@ -65,7 +67,9 @@ def run(options: argparse.Namespace) -> None:
         folder, records, skipped = _from_files(options, dataset)
     else:
         folder, records, skipped = _from_model(options, dataset)
-    evaluation.keep(folder, options.task, evaluate(options.task, records, how, options.seed), records, skipped, dataset)
+    result = evaluate(options.task, records, how, options.seed)
+    with session.finishing(folder):
+        evaluation.keep(folder, options.task, result, records, skipped, dataset)
 
 
 def _dataset(options: argparse.Namespace) -> Iterable[Any]:

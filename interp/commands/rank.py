@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from interp.commands import _options
+from interp.commands import _options, _parts
 from interp.commands import _session as session
 
 if TYPE_CHECKING:
@@ -33,9 +33,11 @@ def options(sub: argparse.ArgumentParser) -> None:
         default="none",
         help="take away on purpose: another image for the same words, or the patches that every word looks at",
     )
+    _parts.options(sub)
     _options.shared(sub)
 
 
+@_parts.in_parts
 def run(options: argparse.Namespace) -> None:
     """Ranks the heads into ``--out`` and prints what was found and where the report lies."""
     import interp
@@ -48,7 +50,8 @@ def run(options: argparse.Namespace) -> None:
     session.say(f"ranking {lmm.layers} x {lmm.heads} heads of {options.model} on {options.dataset}")
     how = {"control": options.control, **session.measured(options)}
     found = interp.rank(lmm, dataset, options.metrics, options.samples, **how, store=folder)
-    keep(folder, found, lmm, dataset, options)
+    with session.finishing(folder):
+        keep(folder, found, lmm, dataset, options)
 
 
 def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: argparse.Namespace) -> None:

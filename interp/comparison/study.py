@@ -19,7 +19,8 @@ from interp.ranking.asked import Words
 from interp.ranking.batch import Mentions
 from interp.ranking.study import check, check_kinds
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
-from interp.work.samples import repeatable
+from interp.work.samples import held, repeatable
+from interp.work.sharing import Several
 from interp.work.store import Memory, Store
 
 
@@ -71,17 +72,19 @@ def compare(
         raise ValueError(f"no effect {wrong[0]!r}; expected some of {', '.join(EFFECTS)}")
     if names and names[0] == names[1]:
         raise ValueError(f"both models are called {names[0]!r}; give them two names")
-    again = repeatable(dataset, samples)
+    again = held(repeatable(dataset, samples))
     how = {"answers": answers, "seed": seed, "batch": batch, "nulls": nulls, "max_new_tokens": max_new_tokens}
     how |= {"weighting": weighting, "rows": rows, "mentions": mentions, "by": by, "phrases": phrases}
     kept = Memory() if store is None else store
     settings = _settings((normalise, query), effects)
-    measured = []
+    measured, several = [], Several()
     for source in (a, b):
         loads = callable(source) and not hasattr(source, "layers") and not isinstance(source, nn.Module)
         lmm = lmm_of(source() if loads else source)
-        measured.append(measure(lmm, again, metrics, settings, recall=recall, store=kept, progress=progress, **how))
+        how |= {"recall": recall, "store": kept, "progress": progress}
+        measured.append(several(measure, lmm, again, metrics, settings, **how))
         del lmm, source
+    several.check()
     given = names or _distinct(*(m.name for m in measured))
     return compared(measured[0], measured[1], given, answers=answers, seed=seed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from interp.datasets import _files
@@ -26,6 +26,10 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def stretch(self, start: int, stop: int) -> Images:
+        """Those from ``start`` to before ``stop``; the others are not read."""
+        return replace(self, paths=self.paths[start:stop])
 
     def __iter__(self) -> Iterator[Sample | Skip]:
         for path in self.paths:

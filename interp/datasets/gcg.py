@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -64,6 +64,10 @@ class GroundedCaptions:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def stretch(self, start: int, stop: int) -> GroundedCaptions:
+        """Those from ``start`` to before ``stop``; the others are not read."""
+        return replace(self, images=self.images[start:stop])
 
     def __iter__(self) -> Iterator[Sample | Skip]:
         for key in self.images:

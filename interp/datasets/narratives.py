@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -86,6 +86,10 @@ class Narratives:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def stretch(self, start: int, stop: int) -> Narratives:
+        """Those from ``start`` to before ``stop``; the others are not read."""
+        return replace(self, entries=self.entries[start:stop])
 
     def __iter__(self) -> Iterator[Sample | Skip]:
         for entry in self.entries:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -70,6 +70,10 @@ class Expressions:
 
     def __len__(self) -> int:
         return len(self.refs)
+
+    def stretch(self, start: int, stop: int) -> Expressions:
+        """Those from ``start`` to before ``stop``; the others are not read."""
+        return replace(self, refs=self.refs[start:stop])
 
     def __iter__(self) -> Iterator[Sample | Skip]:
         last: tuple[Any, np.ndarray] | None = None  # expressions of one image follow one another

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,11 @@ from interp.ranking.batch import Batch, Plan
 from interp.ranking.measure import score_batch
 from interp.ranking.result import NothingToRank
 from interp.ranking.tables import join
-from interp.types import Capture, Sample, Skip
-from interp.work.ahead import ahead
+from interp.types import Capture, Sample
 from interp.work.halves import in_halves
-from interp.work.samples import cut
+from interp.work.parts import Group, Work
+from interp.work.samples import Batches, Repeatable
+from interp.work.sharing import Several
 from interp.work.store import Store, key_of, marked
 
 
@@ -34,7 +36,7 @@ class Job:
 
     plan: Plan
     series: Series
-    samples: Callable[[], Iterator[Sample | Skip]]
+    samples: Repeatable
     shown: list[Sample]
     settings: dict[str, Any]
     batch: int
@@ -57,49 +59,57 @@ class Ready:
 
 
 def measure(job: Job, point: Point, ready: Ready) -> tuple[Measurement, list[tuple[str, str]]]:
-    settings = {**job.settings, "checkpoint": point.digest()}
-    done, named = [], {}
-    for group in ahead(cut(job.samples(), job.batch)):
-        key = key_of(settings, group)
-        done.append(Batch.of(_stored(job, key, ready, lambda group=group: score_batch(job.plan, group, False))))
-        if job.recall:
-            arrays = _stored(job, f"recall-{key}", ready, lambda group=group: _recall(job, group))
-            ids = [s.id for s in group if isinstance(s, Sample)]
-            named |= {i: (int(h), int(n)) for i, (h, n) in zip(ids, arrays["named"], strict=True) if n}
+    several = Several()
+    scores = several(list, _work(job, point, ready, "scores", lambda group: score_batch(job.plan, group, False)))
+    recalled = several(list, _work(job, point, ready, "recalled", partial(_recall, job))) if job.recall else []
+    several.check()
+    done = [Batch.of(arrays) for arrays in scores]
+    told = [row for arrays in recalled for row in zip(arrays["ids"].tolist(), arrays["named"].tolist(), strict=True)]
+    named = {name: (hits, count) for name, (hits, count) in told if count}
     scored = [b for b in done if len(b)]
     left = [(s.sample_id, f"step {point.step}: {s.reason}") for b in done for s in b.skipped]
     if not scored:
         raise NothingToRank(f"no phrase could be scored: {left[0][1] if left else 'the data set is empty'}")
-    scores = {name: join(scored, name, metric) for name, metric in job.plan.metrics.items()}
+    joined = {name: join(scored, name, metric) for name, metric in job.plan.metrics.items()}
     losses = {image: loss for b in done for image, loss in b.losses.items()}
-    return Measurement(point.step, point.stage, scores, losses, named), left
+    return Measurement(point.step, point.stage, joined, losses, named), left
 
 
-def _stored(job: Job, key: str, ready: Ready, compute: Callable[[], dict[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
-    """What the store has under the key, computed at the checkpoint and put there if it has nothing."""
-    arrays = job.store.get(key)
-    if arrays is None:
+def _work(job: Job, point: Point, ready: Ready, kind: str, compute: Any) -> Iterator[Mapping[str, np.ndarray]]:
+    """Every batch's part of that kind, computed at the checkpoint if nobody has."""
+    settings, batches = {**job.settings, "checkpoint": point.digest()}, Batches(job.samples, job.batch)
+
+    def at_checkpoint(group: Group) -> dict[str, np.ndarray]:
         ready()
-        arrays = compute()
-        job.store.put(key, arrays)
-    return arrays
+        return compute(group)
+
+    points, each = [p.step for p in job.series.sound], batches.total
+    work = Work(
+        job.store, {"what": kind, **settings}, batches,
+        key=lambda group: key_of(settings, group).replace("scores", kind),
+        compute=at_checkpoint,
+        first=points.index(point.step) * (each or 0),
+        of=len(points) * each if each else None,
+    )  # fmt: skip
+    return work.in_order(lambda part: part.arrays)
 
 
-def _recall(job: Job, group: Sequence[Sample | Skip]) -> dict[str, np.ndarray]:
+def _recall(job: Job, group: Group) -> dict[str, np.ndarray]:
     """Per sample how many of its targets the model's own answer names, and of how many."""
     samples = [s for s in group if isinstance(s, Sample)]
     found = in_halves(samples, lambda some: [*named_targets(job.plan.lmm, some, job.plan.max_new_tokens)])
     counts = [[0, 0] if isinstance(named, Exception) else [int(named.sum()), len(named)] for named in found]
     named = np.array(counts, dtype=np.int64).reshape(-1, 2)
-    return marked({"named": named}, bool(named.any()))
+    return marked({"named": named, "ids": np.array([s.id for s in samples], dtype=str)}, bool(named.any()))
 
 
 def example_maps(job: Job, point: Point, ready: Ready) -> Mapping[str, np.ndarray]:
     """The normalised maps of the shown samples' first phrases, all heads, in half precision."""
     if not job.shown:
         return {}
-    key = key_of({**job.settings, "checkpoint": point.digest()}, job.shown).replace("scores", "maps")
-    return _stored(job, key, ready, lambda: _capture_examples(job))
+    shown = replace(job, samples=Repeatable(job.shown), batch=len(job.shown))
+    (maps,) = _work(shown, point, ready, "maps", lambda group: _capture_examples(job))
+    return maps
 
 
 def _capture_examples(job: Job) -> dict[str, np.ndarray]:

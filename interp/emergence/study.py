@@ -26,9 +26,9 @@ from interp.ranking.result import NothingToRank, no_masks
 from interp.ranking.study import check, check_kinds
 from interp.statistics.nulls import MaskPool, draw
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
-from interp.work.ahead import behind
 from interp.work.halves import only_its_own
 from interp.work.samples import held, repeatable
+from interp.work.sharing import Several, current
 from interp.work.store import Memory, Store
 
 
@@ -87,30 +87,31 @@ def emerge(
     }
     plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting, known={})
     plan = replace(plan, rows=rows, mentions=mentions, phrases=own_words)
-    shown = _shown(again(), examples, seed)
-    with behind(Memory() if store is None else store) as kept:
-        return _emerge(Job(plan, series, again, shown, settings, batch, recall, kept), progress, by)
+    shown, kept = _shown(again(), examples, seed), Memory() if store is None else store
+    return _emerge(Job(plan, series, again, shown, settings, batch, recall, kept), progress, by)
 
 
 def _emerge(job: Job, progress: bool, by: By | None) -> Emerged:
-    measured, maps, skipped, computed = [], {}, [], 0
+    measured, maps, skipped, computed, several = [], {}, [], 0, Several()
     lmm = job.plan.lmm
     with job.series.swap(lmm) as swap, inputs_cache(lmm), vision_cache(lmm.model) as cache:
-        bar = tqdm(job.series.sound, desc="checkpoints", unit="checkpoint", disable=not progress)
+        bar = tqdm(current().turn(job.series.sound), desc="checkpoints", unit="checkpoint", disable=not progress)
         for point in bar:
             bar.set_postfix_str(f"step {point.step}")
             ready = Ready(swap, cache, point)
             try:
-                measurement, left = measure(job, point, ready)
-                maps[point.step] = example_maps(job, point, ready)
+                found = several(measure, job, point, ready)
+                maps[point.step] = several(example_maps, job, point, ready)
             except Exception as error:
                 if not only_its_own(error):
                     raise
                 swap.skipped[point.step] = f"{type(error).__name__}: {error}"
                 continue
-            measured.append(measurement)
-            skipped += left
             computed += ready.used
+            if not several.left:
+                measured.append(found[0])
+                skipped += found[1]
+        several.check()
         skipped += [(f"checkpoint {step}", reason) for step, reason in sorted(swap.skipped.items())]
     if not measured:
         raise NothingToRank("no checkpoint could be measured: " + "; ".join(f"{a}: {b}" for a, b in skipped[:5]))

@@ -7,10 +7,11 @@ counts as a miss. Both are named in what comes back.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, Literal
 
+import numpy as np
 from tqdm.auto import tqdm
 
 import interp
@@ -23,7 +24,9 @@ from interp.models._identity import fingerprint, setup
 from interp.models._lmm import LMM
 from interp.segmentation.method import Method, check_scale
 from interp.types import Query, Sample, Skip, Weighting
-from interp.work.ahead import ahead, behind
+from interp.work.parts import Group, Work
+from interp.work.samples import Batches, Repeatable
+from interp.work.sharing import reading
 from interp.work.store import Memory, Store, key_of
 
 
@@ -73,26 +76,26 @@ def collect(
     kept = Memory() if store is None else store
     records: list[Record] = []
     skipped: list[Skip] = []
-    computed, seen = 0, set()
-    bar = tqdm(total=samples, desc="answers", unit="image", disable=not progress)
-    with bar, behind(kept) as writing:
-        for group in ahead(_groups(dataset, samples, batch)):
-            _once(group, seen)
-            _suits(group, task)
-            key = key_of({**settings, "beyond": [beyond(s) for s in group]}, group).replace("scores", "records")
-            arrays = writing.get(key)
-            if arrays is None:
-                arrays = pack(*records_of(lmm, segmenter, group, how))
-                writing.put(key, arrays)
-                computed += 1
-            more = unpack(arrays)
+    computed, seen = list[int](), set[str]()
+
+    def key(group: Group) -> str:
+        _once((item.sample_id if isinstance(item, Skip) else item.id for item in group), seen)
+        _suits(group, task)
+        return key_of({**settings, "beyond": [beyond(s) for s in group]}, group).replace("scores", "records")
+
+    def compute(group: Group) -> dict[str, np.ndarray]:
+        computed.append(len(group))
+        return pack(*records_of(lmm, segmenter, group, how))
+
+    work = Work(kept, {"what": "records", **settings}, _batches(dataset, samples, batch), key, compute)
+    with tqdm(total=samples, desc="answers", unit="image", disable=not progress) as bar, reading():
+        for more in work.in_order(lambda part: unpack(part.arrays), bar):
             records += more[0]
             skipped += more[1]
-            bar.update(len(group))
     if not any(r.truths for r in records):
         raise _nothing(len(records), skipped)
     failed = [Skip(r.sample_id, f"counted as a miss: {r.failed}") for r in records if r.failed]
-    return Collected(tuple(records), (*skipped, *failed), computed)
+    return Collected(tuple(records), (*skipped, *failed), len(computed))
 
 
 def _answers(task: str, answers: str | None) -> Any:
@@ -114,13 +117,11 @@ def _check(how: How) -> None:
         )
 
 
-def _groups(dataset: Iterable[Sample | Skip], samples: int | None, batch: int) -> Iterator[list[Sample | Skip]]:
+def _batches(dataset: Iterable[Sample | Skip], samples: int | None, batch: int) -> Batches:
     for name, number in (("samples", samples), ("batch", batch)):
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}; expected at least 1")
-    some = islice(iter(dataset), samples)
-    while group := list(islice(some, batch)):
-        yield group
+    return Batches(Repeatable(dataset, samples), batch)
 
 
 def _look_ahead(dataset: Iterable[Sample | Skip], samples: int | None) -> None:
@@ -146,9 +147,8 @@ def _nothing(count: int, skipped: Sequence[Skip]) -> NothingToScore:
     )
 
 
-def _once(group: Sequence[Sample | Skip], seen: set[str]) -> None:
-    for item in group:
-        name = item.sample_id if isinstance(item, Skip) else item.id
+def _once(names: Iterable[str], seen: set[str]) -> None:
+    for name in names:
         if name in seen:
             raise ValueError(f"the sample id {name!r} occurs twice; ids tell samples apart, give each its own")
         seen.add(name)

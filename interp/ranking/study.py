@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 from tqdm.auto import tqdm
@@ -19,13 +20,13 @@ from interp.models._given import lmm_of
 from interp.models._identity import fingerprint, setup
 from interp.ranking.asked import Words, metrics_asked, words_of
 from interp.ranking.batch import Batch, Control, Mentions, Plan
+from interp.ranking.masks import pool_of
 from interp.ranking.measure import score_batch
 from interp.ranking.result import Ranking, no_masks
 from interp.ranking.tables import ranking_of
-from interp.statistics.nulls import MaskPool
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
-from interp.work.ahead import ahead, behind
-from interp.work.samples import cut, held, noting, repeatable
+from interp.work.parts import Work
+from interp.work.samples import Batches, held, repeatable
 from interp.work.store import Memory, Store, key_of
 
 HEADLINE = "pointing_game"
@@ -71,7 +72,8 @@ def rank(
         seed: of null masks, halves, intervals and permutations; together with a sample's id alone, so the order of the
             data set and the batches do not matter to them.
         store: finished batches, with their maps in half precision (layers x heads x patches x 2 bytes a phrase and
-            again a sample: 1.2 MB for 7B). None keeps them in memory.
+            again a sample: 1.2 MB for 7B). None keeps them in memory. Processes with one store in a folder share the
+            work (`interp.work.sharing`); `interp.shard` has each compute a part alone.
         nulls: masks of other images per phrase, of similar area.
         rows: a word's map is the mean over its tokens' rows, or the ``first`` or ``last`` of them alone. The first
             predicting row is the only one that cannot have read the word.
@@ -101,9 +103,9 @@ def rank(
     own_words, said = words_of(phrases)
     main = headline(asked, found)
     again = held(repeatable(dataset, samples))
-    ids: list[str] = []
+    kept = Memory() if store is None else store
     with tqdm(total=samples, desc="masks", unit="image", disable=not progress) as bar:
-        pool = MaskPool.of(noting(again(), ids, bar))
+        pool, ids = pool_of(kept, again, bar)
     if not len(pool.bits):
         raise no_masks(again())
     settings = {
@@ -130,19 +132,11 @@ def rank(
     plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting)
     by_rows = main if found[main].uses_mask else ""
     plan = replace(plan, rows=rows, mentions=mentions, control=control, by_rows=by_rows, phrases=own_words)
-    kept = Memory() if store is None else store
-    done, keys = [], []
-    bar = tqdm(total=len(ids), desc="attention", unit="image", disable=not progress)
-    with bar, behind(kept) as writing:
-        for group in ahead(cut(again(), batch)):
-            key = key_of(settings, group)
-            arrays = writing.get(key)
-            if arrays is None:
-                arrays = score_batch(plan, group)
-                writing.put(key, arrays)
-            done.append(Batch.of(arrays, maps=False))
-            keys.append(key)
-            bar.update(len(group))
+    of_batch = partial(key_of, settings), partial(score_batch, plan)
+    work = Work(kept, {"what": "scores", **settings}, Batches(again, batch), *of_batch)
+    with tqdm(total=len(ids), desc="attention", unit="image", disable=not progress) as bar:
+        every = list(work.in_order(lambda part: (part.key, Batch.of(part.arrays, maps=False)), bar))
+    keys, done = [key for key, _ in every], [scored for _, scored in every]
     manifest = {
         **settings,
         "raw": [name for name in asked if found[name].raw],

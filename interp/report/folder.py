@@ -13,6 +13,7 @@ from interp.work.files import write_bytes
 _OURS = (
     "manifest.json",
     "parts",
+    "claims",
     "figures",
     "report.html",
     "explorer.html",
@@ -28,7 +29,7 @@ _OURS = (
     "summary.csv",
     "summary.json",
 )
-_FOLDERS = ("parts", "figures", "gcg")
+_FOLDERS = ("parts", "claims", "figures", "gcg")
 
 
 class RunConflict(ValueError):
@@ -137,21 +138,3 @@ def _looks_like_a_run(folder: Path) -> bool:
     if not (folder / "manifest.json").is_file() or not (folder / "parts").is_dir():
         return False
     return all(p.name in _OURS or p.suffix in (".parquet", ".tmp") for p in folder.iterdir())
-
-
-def sweep(folder: Path) -> None:
-    """Removes what killed writers left; a file of a writer that still runs stays."""
-    for path in [*folder.glob(".*.tmp"), *(folder / "parts").glob(".*.tmp")]:
-        writer = path.name.split(".")[-2]
-        if writer.isdigit() and not _alive(int(writer)):
-            path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

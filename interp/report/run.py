@@ -2,6 +2,7 @@
 
     manifest.json        arguments, versions, hash of the weights, seed, times, what was skipped and why
     parts/KEY.npz        one finished piece of work each (a sample, a batch); what a restart does not compute again
+    claims/              who computes what now, where several processes work (`interp.work.claims`); gone at the end
     *.parquet            tables; they hold no times, so a run that was killed and resumed gives the same bytes
     figures/, report.html
 
@@ -23,8 +24,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from interp.report.folder import RunConflict, check_inside, check_place, clear, read_manifest, refuse_foreign, sweep
-from interp.work.files import write_bytes
+from interp.report.folder import RunConflict, check_inside, check_place, clear, read_manifest, refuse_foreign
+from interp.work.claims import Claims
+from interp.work.files import sweep, write_bytes
 from interp.work.store import NOTHING_SCORED
 from interp.work.versions import versions
 
@@ -44,6 +46,7 @@ class Run:
     def __init__(self, folder: Path, manifest: dict[str, Any]):
         self.folder = folder
         self.manifest = manifest
+        self.claims = Claims(folder / "claims")
         self.drawn: dict[str, Any] = {}
         """How figures are written beside the report's: see `interp.report.figures.save`."""
 
@@ -57,9 +60,11 @@ class Run:
         seed: int = 0,
         force: bool = False,
         places: Sequence[str] = (),
+        joins: bool = False,
     ) -> Run:
         """A new run, or the one that was begun in this folder with the same arguments; ``force`` starts over.
-        ``places`` are arguments that may change: what lies there is compared otherwise.
+        ``places`` are arguments that may change: what lies there is compared otherwise. ``joins``: as one of several
+        workers, of which the first has begun the run and told so in its manifest.
 
         Raises:
             RunConflict: the folder holds a run with other arguments, weights or versions, or files of something else.
@@ -81,8 +86,10 @@ class Run:
         check_inside(folder)
         (folder / "parts").mkdir(parents=True, exist_ok=True)
         sweep(folder)
+        sweep(folder / "parts")
         run = cls(folder, manifest)
-        run.save_manifest()
+        if not joins:
+            run.save_manifest()
         return run
 
     @classmethod
@@ -163,10 +170,12 @@ class Run:
         self.save_manifest()
 
     def withdraw(self) -> None:
-        """Takes a run away that this process began and in which nothing was scored: then the corrected command may
-        begin in the same folder."""
+        """Takes a run away that this process began, that no other has joined, and in which nothing was scored: then the
+        corrected command may begin in the same folder."""
+        self.claims.clear()
         names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
-        new = not self.manifest["resumed"] and self.manifest["finished"] is None
+        told = read_manifest(self.folder) or {}
+        new = not self.manifest["resumed"] and not told.get("resumed") and self.manifest["finished"] is None
         if new and names == {"manifest.json", "parts"} and not any(map(_scored, (self.folder / "parts").glob("*.npz"))):
             clear(self.folder)
 

@@ -48,6 +48,20 @@ def halves(seed: int, images: Iterable[str]) -> dict[str, int]:
     return {image: place % 2 for place, image in enumerate(ordered)}
 
 
+Row = tuple[str, str, int, float, UInt8[np.ndarray, " byte"]]
+"""A mask of the pool: its image, its sample, its number there, its share of the image, its bits."""
+
+
+def rows_of(sample: Sample) -> list[Row]:
+    """The masks of one sample's targets, those of one name joined; empty ones are left out."""
+    named: dict[str, np.ndarray] = {}
+    for target in sample.targets:
+        name = target.phrase.casefold()
+        named[name] = named[name] | target.mask if name in named else target.mask
+    masks = [(i, mask) for i, mask in enumerate(named.values()) if mask.any()]
+    return [(str(sample.image_id), sample.id, i, float(m.mean()), np.packbits(_small(m))) for i, m in masks]
+
+
 @dataclasses.dataclass(frozen=True)
 class MaskPool:
     """Masks of many images at one small resolution (96 x 96 cells over the whole image), one bit a cell.
@@ -66,16 +80,12 @@ class MaskPool:
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> MaskPool:
         """The pool of the samples' targets; empty masks are left out. Samples may share an image (``image_id``)."""
-        rows = []
-        for sample in samples:
-            named: dict[str, np.ndarray] = {}
-            for target in sample.targets:
-                name = target.phrase.casefold()
-                named[name] = named[name] | target.mask if name in named else target.mask
-            for i, mask in enumerate(named.values()):
-                if mask.any():
-                    rows.append((str(sample.image_id), sample.id, i, float(mask.mean()), np.packbits(_small(mask))))
-        rows.sort(key=lambda row: row[:3])
+        return cls.joined([row for sample in samples for row in rows_of(sample)])
+
+    @classmethod
+    def joined(cls, rows: list[Row]) -> MaskPool:
+        """The pool of masks that `rows_of` has made small."""
+        rows = sorted(rows, key=lambda row: row[:3])
         bits = np.array([row[4] for row in rows], dtype=np.uint8).reshape(len(rows), SIDE * SIDE // 8)
         usual = np.zeros((SIDE, SIDE))
         for mask in bits:

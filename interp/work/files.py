@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from interp.work.processes import alive, machine, temporary, writer
+
+DAY = 24 * 3600.0
+"""Seconds after which nobody writes to a temporary file of another machine any more."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """A temporary file to write to, which takes the place of ``path`` at the end, if there is no error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    written = temporary(path)
     try:
-        yield temporary
-        settled(temporary)
-        os.replace(temporary, path)
+        yield written
+        settled(written)
+        os.replace(written, path)
         settled(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
 
 
 def settled(path: Path) -> None:
@@ -34,10 +40,27 @@ def settled(path: Path) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes the file whole or not at all, and it outlives a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    written = temporary(path)
+    with open(written, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    os.replace(written, path)
     settled(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed writers left in the folder. A file of a writer that still runs stays, and one of another
+    machine, of which nobody here can tell, for a day."""
+    for path in folder.glob(".*.tmp"):
+        host, process = writer(path)
+        gone = not alive(process) if host == machine() else _older(path, DAY)
+        if gone:
+            path.unlink(missing_ok=True)
+
+
+def _older(path: Path, seconds: float) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > seconds
+    except FileNotFoundError:
+        return False

@@ -160,10 +160,61 @@ def test_a_run_killed_with_9_ends_with_the_same_bytes_and_computes_nothing_twice
     assert cli.main(rank(model, out)) == 0
     after = {p.name: p.stat().st_mtime_ns for p in out.glob("parts/*.npz")}
     assert before.items() <= after.items() and len(after) == 4
-    for name in TABLES:
-        assert (out / f"{name}.parquet").read_bytes() == (finished / f"{name}.parquet").read_bytes()
-    for figure in (finished / "figures").iterdir():
-        assert figure.read_bytes() == (out / "figures" / figure.name).read_bytes()
+    assert same_files(finished, out)
+
+
+def same_files(one: Path, other: Path) -> bool:
+    """Whether two folders have the same tables and figures, byte for byte."""
+    files = [*(f"{name}.parquet" for name in TABLES), *(f"figures/{path.name}" for path in (one / "figures").iterdir())]
+    return all((one / file).read_bytes() == (other / file).read_bytes() for file in files)
+
+
+def test_parts_of_a_command_are_finished_by_the_command_itself_with_the_same_bytes(
+    finished, model, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "parts"
+    assert cli.main(rank(model, out, "--shard", "0/2")) == 0
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    assert cli.main(rank(model, out, "--shard", "auto")) == 0
+    assert "part 1 of 2 is there (1 batches computed now)" in capsys.readouterr().err
+    assert len(list(out.glob("parts/scores-*.npz"))) == 3 and not (out / "report.html").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("interp.ranking.measure.captures", lambda *a, **k: pytest.fail("captured again"))
+        assert cli.main(rank(model, out)) == 0
+    assert same_files(finished, out) and not (out / "claims").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--shard", "2/2"], "expected i/n with i from 0"),
+        (["--shard", "0/2", "--workers", "2"], "--shard and --workers both divide the work"),
+        (["--shard", "0/2", "--force"], "--force would throw away what other processes compute"),
+        (["--workers", "2"], "pip install interp[ray]"),
+    ],
+)
+def test_work_that_cannot_be_divided_as_asked_is_refused(model, tmp_path, capsys, monkeypatch, words, said):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert cli.main(rank(model, tmp_path / "run", *words)) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.glob("run/*"))
+
+
+@pytest.mark.slow
+def test_workers_on_ray_that_are_killed_leave_the_same_bytes(finished, model, tmp_path):
+    pytest.importorskip("ray")
+    out, killed = tmp_path / "workers", set()
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-m", "interp.cli", *rank(model, out, "--workers", "2", "--device", "cpu")]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and len(killed) < 2:
+        for claim in out.glob("claims/*-0*"):
+            worker = int(claim.read_text().split()[1]) if claim.is_file() and claim.read_text() else process.pid
+            if worker != process.pid and worker not in killed and len(killed) < 2:
+                killed.add(worker)
+                os.kill(worker, signal.SIGKILL)
+    assert "died; another takes its place" in process.communicate()[1]
+    assert process.returncode == 0 and same_files(finished, out)
 
 
 def test_a_finished_run_is_not_computed_again(finished, model, monkeypatch):
