@@ -21,7 +21,7 @@ BEGUN: list[Run] = []
 """The runs that commands of this process began; see `withdraw`."""
 MADE = ("scenes", "bound_scenes")
 """Data sets that are not read from disk."""
-LEFT_OUT = ("out", "force", "debug", "format", "dpi", "width")
+LEFT_OUT = ("out", "force", "debug", "format", "dpi", "width", "lean")
 """Options that change no number."""
 
 

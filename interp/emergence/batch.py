@@ -18,9 +18,9 @@ from interp.emergence.points import Point
 from interp.emergence.result import Example, Measurement
 from interp.emergence.timeline import Series
 from interp.ranking.batch import Batch, Plan
+from interp.ranking.gathered import Words, gather
 from interp.ranking.measure import score_batch
 from interp.ranking.result import NothingToRank
-from interp.ranking.tables import join
 from interp.types import Capture, Sample, Skip
 from interp.work.halves import in_halves
 from interp.work.samples import cut
@@ -57,21 +57,32 @@ class Ready:
 
 def measure(job: Job, point: Point, ready: Ready) -> tuple[Measurement, list[tuple[str, str]]]:
     settings = {**job.settings, "checkpoint": point.digest()}
-    done, named = [], {}
+    words, keys, losses, named = Words(), [], {}, {}
     for group in cut(job.samples(), job.batch):
         key = key_of(settings, group)
-        done.append(Batch.of(_stored(job, key, ready, lambda group=group: score_batch(job.plan, group, False))))
+        batch = Batch.of(_stored(job, key, ready, lambda group=group: score_batch(job.plan, group, False)))
+        words.add(batch)
+        keys.append(key)
+        losses |= batch.losses
         if job.recall:
             arrays = _stored(job, f"recall-{key}", ready, lambda group=group: _recall(job, group))
             ids = [s.id for s in group if isinstance(s, Sample)]
             named |= {i: (int(h), int(n)) for i, (h, n) in zip(ids, arrays["named"], strict=True) if n}
-    scored = [b for b in done if len(b)]
-    left = [(s.sample_id, f"step {point.step}: {s.reason}") for b in done for s in b.skipped]
-    if not scored:
+    left = [(s.sample_id, f"step {point.step}: {s.reason}") for s in words.skipped]
+    if not len(words):
         raise NothingToRank(f"no phrase could be scored: {left[0][1] if left else 'the data set is empty'}")
-    scores = {name: join(scored, name, metric) for name, metric in job.plan.metrics.items()}
-    losses = {image: loss for b in done for image, loss in b.losses.items()}
-    return Measurement(point.step, point.stage, scores, losses, named), left
+    found = gather(
+        words, lambda i: _scores(job.store, keys[i]), job.plan.metrics, folder=getattr(job.store, "folder", None)
+    )
+    return Measurement(point.step, point.stage, found.scores, losses, named), left
+
+
+def _scores(store: Store, key: str) -> Batch:
+    """A batch of the store, again."""
+    arrays = store.get(key)
+    if arrays is None:
+        raise LookupError(f"the store lost {key} while the run used it; start the run again, it goes on from the rest")
+    return Batch.of(arrays)
 
 
 def _stored(job: Job, key: str, ready: Ready, compute: Callable[[], dict[str, np.ndarray]]) -> Mapping[str, np.ndarray]:

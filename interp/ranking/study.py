@@ -18,14 +18,14 @@ from interp.contracts import Metric
 from interp.models._given import lmm_of
 from interp.models._identity import fingerprint, setup
 from interp.ranking.asked import Words, metrics_asked, words_of
-from interp.ranking.batch import Batch, Control, Mentions, Plan
-from interp.ranking.measure import score_batch
+from interp.ranking.batch import Control, Mentions, Plan
+from interp.ranking.parts import Parts
 from interp.ranking.result import Ranking, no_masks
 from interp.ranking.tables import ranking_of
 from interp.statistics.nulls import MaskPool
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
 from interp.work.samples import cut, noting, repeatable
-from interp.work.store import Memory, Store, key_of
+from interp.work.store import Store, key_of
 
 HEADLINE = "pointing_game"
 
@@ -51,6 +51,7 @@ def rank(
     control: Control = "none",
     by: By | None = None,
     phrases: Words = None,
+    lean: bool = False,
 ) -> Ranking:
     """The heads of a model, scored on how well they ground the phrases that name a target: whether they look at things
     (own mask beside masks of other images) and at this word's thing (`interp.ranking.specificity`).
@@ -68,8 +69,11 @@ def rank(
         weighting: maps of attention, or of "value": times the norm of each patch's projected value (`interp.record`).
         seed: of null masks, halves, intervals and permutations; together with a sample's id alone, so the order of the
             data set and the batches do not matter to them.
-        store: finished batches, with their maps in half precision (layers x heads x patches x 2 bytes a phrase and
-            again a sample: 1.2 MB for 7B). None keeps them in memory.
+        store: finished batches, and beside them their maps in half precision (layers x heads x patches x 2 bytes a
+            phrase and again a sample: 1.2 MB for 7B), which the mean maps of the best heads are made of. None keeps
+            them in memory.
+        lean: keeps no maps, and takes those away that are in the store: what is missing comes from a second pass of
+            the model, to the same numbers.
         nulls: masks of other images per phrase, of similar area.
         rows: a word's map is the mean over its tokens' rows, or the ``first`` or ``last`` of them alone. The first
             predicting row is the only one that cannot have read the word.
@@ -128,17 +132,10 @@ def rank(
     plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting)
     by_rows = main if found[main].uses_mask else ""
     plan = replace(plan, rows=rows, mentions=mentions, control=control, by_rows=by_rows, phrases=own_words)
-    kept = Memory() if store is None else store
-    done, keys = [], []
+    parts = Parts(plan, store, again, batch, lean)
     with tqdm(total=len(ids), desc="attention", unit="image", disable=not progress) as bar:
         for group in cut(again(), batch):
-            key = key_of(settings, group)
-            arrays = kept.get(key)
-            if arrays is None:
-                arrays = score_batch(plan, group)
-                kept.put(key, arrays)
-            done.append(Batch.of(arrays, maps=False))
-            keys.append(key)
+            parts.add(key_of(settings, group), group)
             bar.update(len(group))
     manifest = {
         **settings,
@@ -147,16 +144,10 @@ def rank(
         "samples": len(ids),
         "asked": asked,
     }
-    manifest["batches"] = hashlib.sha256(" ".join(keys).encode()).hexdigest()
-    return ranking_of(plan, done, lambda i: _again(kept, keys[i]), asked, by, manifest)
-
-
-def _again(store: Store, key: str) -> Batch:
-    """The batch with its maps."""
-    arrays = store.get(key)
-    if arrays is None:
-        raise LookupError(f"the store lost {key} while the run used it; start the run again, it goes on from the rest")
-    return Batch.of(arrays)
+    manifest["batches"] = hashlib.sha256(" ".join(parts.keys).encode()).hexdigest()
+    found = ranking_of(plan, parts.words, parts.scores, parts.best, asked, by, manifest, parts.folder)
+    parts.let_go()
+    return found
 
 
 def headline(asked: Sequence[str], metrics: Mapping[str, Metric]) -> str:

@@ -54,7 +54,7 @@ def draw(run: Run) -> list[str]:
 
 def page(run: Run) -> Path:
     """The path of the written report of a ranking."""
-    tables = {name: run.read_table(name) for name in TABLES}
+    tables = {name: run.read_table(name) for name in TABLES if name != "phrases"}
     main = run.manifest["about"]["headline"]
     names = sorted(run.manifest["about"]["metrics"], key=lambda name: name != main)
     page = template("ranking").render(
