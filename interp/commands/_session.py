@@ -21,7 +21,7 @@ BEGUN: list[Run] = []
 """The runs that commands of this process began; see `withdraw`."""
 MADE = ("scenes", "bound_scenes")
 """Data sets that are not read from disk."""
-LEFT_OUT = ("out", "force", "debug", "format", "dpi", "width", "lean")
+LEFT_OUT = ("out", "force", "debug", "format", "dpi", "width", "lean", "figures")
 """Options that change no number."""
 
 
@@ -80,8 +80,9 @@ def begin(
 
 
 def draw_as(run: Run, options: Namespace) -> None:
-    """Figures of the run are also written as --format, --dpi and --width say."""
+    """Figures of the run are drawn as --figures says, and also written as --format, --dpi and --width say."""
     run.drawn = {"formats": options.format, "dpi": options.dpi, "width": options.width}
+    run.drawn["figures"] = getattr(options, "figures", "all")
 
 
 def withdraw() -> None:

@@ -34,6 +34,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--revisions", nargs="+", metavar="R", help="of the hub id; their last number is the step")
     sub.add_argument("--recall", action="store_true", help="let every checkpoint answer, count the things it names")
     _options.measured(sub)
+    _options.figures(sub)
     _options.shared(sub)
 
 

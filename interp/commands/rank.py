@@ -38,6 +38,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--lean", action="store_true", help="keep no maps on disk: the model reads the images a second time instead"
     )
+    _options.figures(sub)
     _options.shared(sub)
 
 

@@ -1,4 +1,4 @@
-"""What a ranking keeps of each batch, in two parts: its scores, and its maps, which only the best heads' mean maps need.
+"""What a ranking keeps of each batch: its scores, and its maps, which only the mean maps of the best heads need.
 
 Maps are most of a run's size. With ``lean`` none are kept: when the best heads are known the model reads the batches a
 second time. Its maps are rounded as those that are kept, so that the numbers are the same either way.

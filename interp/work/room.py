@@ -1,7 +1,7 @@
 """Arrays that may be larger than memory: a large one lies in a file that no folder shows and that goes with it.
 
-They are arrays like others; whoever goes through all of one takes it in pieces (`taken`), which are read and not mapped,
-so that memory holds a piece at a time.
+They are arrays like others; whoever goes through all of one takes it in pieces (`taken`), which are read and not
+mapped, so that memory holds a piece at a time.
 """
 
 from __future__ import annotations
