@@ -150,7 +150,7 @@ def bootstrap(
     return Interval(low, high)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _drawn(seed: int, images: int, repeats: int) -> UInt8[np.ndarray, "repeat image"]:
     """How often each image is drawn."""
     rng, found = np.random.default_rng(seed), room((repeats, images), np.uint8)
@@ -160,7 +160,7 @@ def _drawn(seed: int, images: int, repeats: int) -> UInt8[np.ndarray, "repeat im
     return found
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _flips(seed: int, images: int, repeats: int) -> UInt8[np.ndarray, "repeat image"]:
     """1 where an image's sign stays, 0 where it is turned."""
     rng, found = np.random.default_rng(seed), room((repeats, images), np.uint8)
