@@ -210,7 +210,7 @@ class PhraseTable:
             "sample_id": score.sample_ids[phrases],
             "image_id": images,
             "phrase": score.phrases[phrases],
-            **{key: self.about[key][phrases] for key in ABOUT},
+            **{key: self.about[key][phrases].tolist() for key in ABOUT},
             "partners": score.partners[phrases] if score.partners is not None else 0,
             "half": ["ab"[which[i]] for i in images],
         }
