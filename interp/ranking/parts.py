@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from interp.answer.layers import layers_with_heads
+from interp.models._lmm import LMM
 from interp.ranking.batch import Batch, Plan
 from interp.ranking.gathered import Words
 from interp.ranking.measure import score_batch
@@ -114,6 +117,23 @@ class Parts:
         drop: Any = getattr(self.store, "drop", None)
         for key in self.keys if self.lean and drop else ():
             drop(_maps(key))
+
+
+def size_of(plan: Plan, samples: Iterable[Sample | Skip], images: int, lean: bool) -> dict[str, int]:
+    """Bytes that a run over so many images will take, by the masks of its pool and the patches of its first image:
+    ``maps`` and ``scores`` in the store, and ``beside`` it while tables are made. Nothing where that cannot be told: no
+    model of ours, or an image that it cannot read."""
+    first = next((sample for sample in samples if isinstance(sample, Sample)), None)
+    if not isinstance(plan.lmm, LMM) or first is None:
+        return {}
+    try:
+        inputs = plan.lmm.inputs([first.image], [plan.lmm.template(first.prompt)])
+        patches = math.prod(plan.lmm.grid(first.image.shape[:2], inputs).shape)
+    except Exception:  # whatever it is, the run itself meets it again, and says it of that sample
+        return {}
+    phrases, heads = len(plan.pool.bits), len(layers_with_heads(plan.lmm)) * plan.lmm.heads
+    scores = 12 * heads * phrases * (len(plan.metrics) + 3 * bool(plan.by_rows))
+    return {"maps": 0 if lean else 2 * heads * patches * (phrases + images), "scores": scores, "beside": scores}
 
 
 def _apart(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

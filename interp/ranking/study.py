@@ -7,6 +7,7 @@ not computed again, and batches are always cut the same way, so that a run which
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -19,7 +20,7 @@ from interp.models._given import lmm_of
 from interp.models._identity import fingerprint, setup
 from interp.ranking.asked import Words, metrics_asked, words_of
 from interp.ranking.batch import Control, Mentions, Plan
-from interp.ranking.parts import Parts
+from interp.ranking.parts import Parts, size_of
 from interp.ranking.result import Ranking, no_masks
 from interp.ranking.tables import ranking_of
 from interp.statistics.nulls import MaskPool
@@ -132,6 +133,9 @@ def rank(
     plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting)
     by_rows = main if found[main].uses_mask else ""
     plan = replace(plan, rows=rows, mentions=mentions, control=control, by_rows=by_rows, phrases=own_words)
+    size = size_of(plan, again(), len(ids), lean)
+    if progress and store is not None and size:
+        tqdm.write(f"about {_told(size)}", file=sys.stderr)
     parts = Parts(plan, store, again, batch, lean)
     with tqdm(total=len(ids), desc="attention", unit="image", disable=not progress) as bar:
         for group in cut(again(), batch):
@@ -143,11 +147,18 @@ def rank(
         "batch": batch,
         "samples": len(ids),
         "asked": asked,
+        "size": size,
     }
     manifest["batches"] = hashlib.sha256(" ".join(parts.keys).encode()).hexdigest()
     found = ranking_of(plan, parts.words, parts.scores, parts.best, asked, by, manifest, parts.folder)
     parts.let_go()
     return found
+
+
+def _told(size: Mapping[str, int]) -> str:
+    """The sizes of a run, in gigabytes."""
+    maps, scores, beside = (f"{size[name] / 1e9:.2g} GB" for name in ("maps", "scores", "beside"))
+    return f"{maps} of maps (none with lean) and {scores} of scores are kept, {beside} more while tables are made"
 
 
 def headline(asked: Sequence[str], metrics: Mapping[str, Metric]) -> str:
