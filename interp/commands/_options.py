@@ -163,6 +163,14 @@ def drawn(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def figures(sub: argparse.ArgumentParser, default: str = "headline") -> None:
+    """--figures: how many of them are drawn."""
+    sub.add_argument(
+        "--figures", choices=("headline", "all"), default=default,
+        help=f"of the headline's metric or of all; interp redraw draws them later (default: {default})",
+    )  # fmt: skip
+
+
 def formats(text: str) -> tuple[str, ...]:
     """Kinds of files: png, pdf, svg."""
     found = tuple(dict.fromkeys(kind.strip().lower() for kind in text.split(",")))

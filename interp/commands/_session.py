@@ -6,7 +6,7 @@ import inspect
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from interp.models._lmm import LMM
     from interp.report.run import Run
 
+SHARED: dict[Hashable, Any] | None = None
 BEGUN: list[Run] = []
 """The runs that commands of this process began; see `withdraw`."""
 MADE = ("scenes", "bound_scenes")
 """Data sets that are not read from disk."""
-LEFT_OUT = ("out", "force", "debug", "format", "dpi", "width", "shard", "workers", "ray")
+LEFT_OUT = ("out", "force", "debug", "format", "dpi", "width", "shard", "workers", "ray", "lean", "figures")
 """Options that change no number."""
 
 
@@ -50,7 +51,28 @@ def load(options: Namespace, place: str | None = None) -> LMM:
     """The model that the options name, or the one at ``place``, on the device and in the precision that they name."""
     import interp
 
-    return interp.load(options.model if place is None else place, **placed(options))
+    place, how = options.model if place is None else place, placed(options)
+    return once(("model", place, repr(how)), lambda: interp.load(place, **how))
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Inside, commands of this process make once what they have in common (`once`): a model, a segmenter."""
+    global SHARED
+    SHARED = {}
+    try:
+        yield
+    finally:
+        SHARED = None
+
+
+def once(key: Hashable, make: Callable[[], Any]) -> Any:
+    """What ``make`` gives; inside of `sharing`, what it gave when it was first asked for under this key."""
+    if SHARED is None:
+        return make()
+    if key not in SHARED:
+        SHARED[key] = make()
+    return SHARED[key]
 
 
 def placed(options: Namespace) -> dict[str, Any]:
@@ -92,8 +114,9 @@ def finishing(run: Run) -> Iterator[None]:
 
 
 def draw_as(run: Run, options: Namespace) -> None:
-    """Figures of the run are also written as --format, --dpi and --width say."""
+    """Figures of the run are drawn as --figures says, and also written as --format, --dpi and --width say."""
     run.drawn = {"formats": options.format, "dpi": options.dpi, "width": options.width}
+    run.drawn["figures"] = getattr(options, "figures", "all")
 
 
 def withdraw() -> None:

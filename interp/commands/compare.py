@@ -39,6 +39,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--no-recall", dest="recall", action="store_false", help="do not let the models answer")
     _options.measured(sub)
     _parts.options(sub)
+    _options.figures(sub)
     _options.shared(sub)
 
 

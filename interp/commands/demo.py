@@ -59,10 +59,11 @@ def run(options: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _write_scenes(out)
     chosen = parts(options.model, options.samples, out)
-    for number, part in enumerate(chosen, 1):
-        words = [*part.words, "--out", str(out / part.folder), *_passed_on(options)]
-        session.say(f"\n[{number}/{len(chosen)}] interp {shlex.join(words)}")
-        _command(words)
+    with session.sharing():
+        for number, part in enumerate(chosen, 1):
+            words = [*part.words, "--out", str(out / part.folder), *_passed_on(options)]
+            session.say(f"\n[{number}/{len(chosen)}] interp {shlex.join(words)}")
+            _command(words)
     print(f"\nreport:  {_page(out, chosen, options)}")
 
 

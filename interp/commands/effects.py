@@ -55,6 +55,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=_values.seed, default=0, help="of draws, halves and intervals (default: 0)")
     _options.batch(sub)
     _parts.options(sub)
+    _options.figures(sub)
     _options.shared(sub)
 
 

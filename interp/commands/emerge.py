@@ -35,6 +35,7 @@ def options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--recall", action="store_true", help="let every checkpoint answer, count the things it names")
     _options.measured(sub)
     _parts.options(sub)
+    _options.figures(sub)
     _options.shared(sub)
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 HELP = "rank a model's heads on a data set with masks"
 EXAMPLES, BEST, TOUCHED = 6, 3, 3
+ROWS = 1 << 18
+"""Rows of a table that are in memory at a time while it is written."""
 
 
 def options(sub: argparse.ArgumentParser) -> None:
@@ -33,7 +35,11 @@ def options(sub: argparse.ArgumentParser) -> None:
         default="none",
         help="take away on purpose: another image for the same words, or the patches that every word looks at",
     )
+    sub.add_argument(
+        "--lean", action="store_true", help="keep no maps on disk: the model reads the images a second time instead"
+    )
     _parts.options(sub)
+    _options.figures(sub)
     _options.shared(sub)
 
 
@@ -48,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     folder = session.begin(options, session.arguments(options, lmm, metrics=[*metrics]), lmm)
     folder.manifest["about"] = session.about_run(options, lmm, metrics)
     session.say(f"ranking {lmm.layers} x {lmm.heads} heads of {options.model} on {options.dataset}")
-    how = {"control": options.control, **session.measured(options)}
+    how = {"control": options.control, "lean": options.lean, **session.measured(options)}
     found = interp.rank(lmm, dataset, options.metrics, options.samples, **how, store=folder)
     with session.finishing(folder):
         keep(folder, found, lmm, dataset, options)
@@ -74,7 +80,9 @@ def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: ar
     scores.write(run.folder, found.scores, options.batch)
     more = {"unmatched": found.manifest["unmatched"], "gallery": gallery, "ranking": found.manifest}
     session.warn_few(counts)
-    session.keep(run, ranking, found.tables(), session.skips(found.skipped), counts=counts, about=about, **more)
+    tables = {name: getattr(found, name) for name in ranking.TABLES if name != "phrases"}
+    run.write_pieces("phrases", found.phrase_pieces(ROWS), ROWS)
+    session.keep(run, ranking, tables, session.skips(found.skipped), counts=counts, about=about, **more)
 
 
 def _explored(lmm: LMM, dataset: Iterable[Any], ids: Sequence[str], best: Head, options: argparse.Namespace) -> Any:

@@ -15,6 +15,7 @@ HELP = "figures of a finished run anew, for instance as PDF; without a model"
 def options(sub: argparse.ArgumentParser) -> None:
     """The command's options."""
     sub.add_argument("folder", metavar="DIR", help="the folder of a finished run")
+    _options.figures(sub, "all")
     _options.drawn(sub)
     sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 

@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> None:
     name = options.segmenter or default_segmenter()
     if options.segmenter is None and name != SHIPPED:
         session.say(f"segmenter: {name}, since {SHIPPED} is not in {data_folder()}. {to_get(SHIPPED)}")
-    segmenter = interp.load_segmenter(name, options.checkpoint, options.device)
+    loaded = ("segmenter", name, options.checkpoint, options.device)
+    segmenter = session.once(loaded, lambda: interp.load_segmenter(name, options.checkpoint, options.device))
     lmm = session.load(options)
     _masks.check_heads(method, lmm)
     settings = {
@@ -68,11 +69,13 @@ def run(options: argparse.Namespace) -> None:
     )
     print(f"answer: {made.answer}")
     segmentation.write(folder, made, image, image_id)
+    said = (options.prompt, made.answer)
     how: Any = {"words": options.phrases, "ways": [(options.query, options.weighting)], "limit": explorer.LIMIT}
-    explorer.keep(
-        folder,
-        explorer.first_that_fits([lambda: interp.explore(lmm, image, options.prompt, made.answer, **how)]),
+    explored = session.once(  # the same whichever heads make the masks
+        ("explored", id(lmm), digest(image), *said, repr(how)),
+        lambda: explorer.first_that_fits([lambda: interp.explore(lmm, image, *said, **how)]),
     )
+    explorer.keep(folder, explored)
     folder.finish(session.skips(made.skipped))
     for skip in made.skipped:
         session.say(f"left out: {skip.reason}")

@@ -19,12 +19,12 @@ from interp.emergence.points import Point
 from interp.emergence.result import Example, Measurement
 from interp.emergence.timeline import Series
 from interp.ranking.batch import Batch, Plan
+from interp.ranking.gathered import Words, gather
 from interp.ranking.measure import score_batch
 from interp.ranking.result import NothingToRank
-from interp.ranking.tables import join
 from interp.types import Capture, Sample
 from interp.work.halves import in_halves
-from interp.work.parts import Group, Work
+from interp.work.parts import Group, Part, Work
 from interp.work.samples import Batches, Repeatable
 from interp.work.sharing import Several
 from interp.work.store import Store, key_of, marked
@@ -60,22 +60,41 @@ class Ready:
 
 def measure(job: Job, point: Point, ready: Ready) -> tuple[Measurement, list[tuple[str, str]]]:
     several = Several()
-    scores = several(list, _work(job, point, ready, "scores", lambda group: score_batch(job.plan, group, False)))
+    scored = several(_scored, job, point, ready)
     recalled = several(list, _work(job, point, ready, "recalled", partial(_recall, job))) if job.recall else []
     several.check()
-    done = [Batch.of(arrays) for arrays in scores]
-    told = [row for arrays in recalled for row in zip(arrays["ids"].tolist(), arrays["named"].tolist(), strict=True)]
-    named = {name: (hits, count) for name, (hits, count) in told if count}
-    scored = [b for b in done if len(b)]
-    left = [(s.sample_id, f"step {point.step}: {s.reason}") for b in done for s in b.skipped]
-    if not scored:
+    words, keys, losses = scored
+    left = [(s.sample_id, f"step {point.step}: {s.reason}") for s in words.skipped]
+    if not len(words):
         raise NothingToRank(f"no phrase could be scored: {left[0][1] if left else 'the data set is empty'}")
-    joined = {name: join(scored, name, metric) for name, metric in job.plan.metrics.items()}
-    losses = {image: loss for b in done for image, loss in b.losses.items()}
-    return Measurement(point.step, point.stage, joined, losses, named), left
+    found = gather(
+        words, lambda i: _scores(job.store, keys[i]), job.plan.metrics, folder=getattr(job.store, "folder", None)
+    )
+    told = [row for p in recalled for row in zip(p.arrays["ids"].tolist(), p.arrays["named"].tolist(), strict=True)]
+    named = {name: (hits, count) for name, (hits, count) in told if count}
+    return Measurement(point.step, point.stage, found.scores, losses, named), left
 
 
-def _work(job: Job, point: Point, ready: Ready, kind: str, compute: Any) -> Iterator[Mapping[str, np.ndarray]]:
+def _scored(job: Job, point: Point, ready: Ready) -> tuple[Words, list[str], dict[str, float]]:
+    """What is known of the batches' words, their keys in the store, and each image's loss."""
+    words, keys, losses = Words(), list[str](), dict[str, float]()
+    parts = _work(job, point, ready, "scores", lambda group: score_batch(job.plan, group, False))
+    for key, batch in ((part.key, Batch.of(part.arrays)) for part in parts):
+        words.add(batch)
+        keys.append(key)
+        losses |= batch.losses
+    return words, keys, losses
+
+
+def _scores(store: Store, key: str) -> Batch:
+    """A batch of the store, again."""
+    arrays = store.get(key)
+    if arrays is None:
+        raise LookupError(f"the store lost {key} while the run used it; start the run again, it goes on from the rest")
+    return Batch.of(arrays)
+
+
+def _work(job: Job, point: Point, ready: Ready, kind: str, compute: Any) -> Iterator[Part]:
     """Every batch's part of that kind, computed at the checkpoint if nobody has."""
     settings, batches = {**job.settings, "checkpoint": point.digest()}, Batches(job.samples, job.batch)
 
@@ -91,7 +110,7 @@ def _work(job: Job, point: Point, ready: Ready, kind: str, compute: Any) -> Iter
         first=points.index(point.step) * (each or 0),
         of=len(points) * each if each else None,
     )  # fmt: skip
-    return work.in_order(lambda part: part.arrays)
+    return work.in_order(lambda part: part)
 
 
 def _recall(job: Job, group: Group) -> dict[str, np.ndarray]:
@@ -109,7 +128,7 @@ def example_maps(job: Job, point: Point, ready: Ready) -> Mapping[str, np.ndarra
         return {}
     shown = replace(job, samples=Repeatable(job.shown), batch=len(job.shown))
     (maps,) = _work(shown, point, ready, "maps", lambda group: _capture_examples(job))
-    return maps
+    return maps.arrays
 
 
 def _capture_examples(job: Job) -> dict[str, np.ndarray]:

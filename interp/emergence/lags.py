@@ -109,8 +109,9 @@ def _halves(
     curves: list[list[np.ndarray]] = [[], []]
     for m in measured:
         score = m.scores[metric]
-        null = np.zeros_like(score.values) if score.null is None else score.null
-        better = (score.values - null)[:, layer, head].astype(np.float64)
+        values = score.values[:, layer, head]
+        null = np.zeros_like(values) if score.null is None else score.null[:, layer, head]
+        better = (values - null).astype(np.float64)
         sums = intervals.cluster_sums(better, score.images)
         rows = [place[i] for i in sorted(set(score.images))]
         with np.errstate(invalid="ignore"):

@@ -48,12 +48,13 @@ def _halves(
     curves: list[list[np.ndarray]] = [[], []]
     for m in measured:
         score = m.scores[metric]
-        null = np.zeros_like(score.values) if score.null is None else score.null
-        things = (score.values - null) * (1 if score.higher_is_better else -1)
-        words = np.full_like(things, np.nan) if score.specificity is None else score.specificity
+        of_heads = score.values[:, layer, head]
+        null = np.zeros_like(of_heads) if score.null is None else score.null[:, layer, head]
+        things = (of_heads - null) * (1 if score.higher_is_better else -1)
+        words = np.full_like(things, np.nan) if score.specificity is None else score.specificity[:, layer, head]
         rows = [place[i] for i in sorted(set(score.images))]
         for curve, values in zip(curves, (things, words), strict=True):
-            sums = cluster_sums(values[:, layer, head].astype(np.float64), score.images)
+            sums = cluster_sums(values.astype(np.float64), score.images)
             with np.errstate(invalid="ignore"):
                 curve.append(((weights[:, rows] @ sums.total) / (weights[:, rows] @ sums.number)).mean(1))
     steps = np.array([m.step for m in measured], dtype=float)

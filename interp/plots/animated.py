@@ -28,15 +28,17 @@ def animation(
     three times that for the last."""
     rows = select(heads, metric)
     frames = []
-    for step in sorted(int(s) for s in rows["step"].unique()):
-        with style():
-            figure = Figure(figsize=(4.6, 3.6), dpi=100, layout="constrained")
-            axes = figure.subplots()
+    with style():
+        figure = Figure(figsize=(4.6, 3.6), dpi=100, layout="constrained")
+        axes, canvas = figure.subplots(), FigureCanvasAgg(figure)
+        for step in sorted(int(s) for s in rows["step"].unique()):
+            axes.clear()
             image = map_of(axes, rows, step, higher_is_better, cmap, limits)
             axes.set(xlabel="head", ylabel=layer_label(rows["layer"]))
-            figure.colorbar(image, ax=axes, pad=0.02).set_label(f"mean {words(metric)}")
-            canvas = FigureCanvasAgg(figure)
+            if not frames:
+                figure.colorbar(image, ax=axes, pad=0.02).set_label(f"mean {words(metric)}")
             canvas.draw()
+            figure.set_layout_engine("none")  # everything has its place now, and keeps it
             frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     last = [round(1000 * seconds)] * (len(frames) - 1) + [round(3000 * seconds)]
     buffer = io.BytesIO()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,9 +57,10 @@ def gallery(
         given = sorted({", ".join(row.maps) for row in rows})
         raise ValueError(f"a gallery needs at least one row, and the same maps in each; got {given or 'no rows'}")
     first = "image" if all(row.mask is None for row in rows) else "image and mask"
+    size = (1.6 * (1 + len(titles)) + 0.3, 1.8 * len(rows) + 0.9)
     with style():
-        size = (1.6 * (1 + len(titles)) + 0.3, 1.8 * len(rows) + 0.9)
-        figure, grid = panels(ax, size, len(rows), 1 + len(titles))
+        # Constrained layout takes longer than all the drawing; here every panel has one size, so the places are known.
+        figure, grid = panels(ax, size, len(rows), 1 + len(titles), layout=None)
         for axes, row, label in zip(grid, rows, labels(row.phrase for row in rows), strict=True):
             _image(axes[0], row, label)
             for axis, title in zip(axes[1:], titles, strict=True):
@@ -66,9 +68,29 @@ def gallery(
         for axis, title in zip(grid[0], [first, *titles], strict=True):
             axis.set_title(title, loc="center", fontsize=9)
         scale = ScalarMappable(Normalize(*limits), cmap)
-        bar = figure.colorbar(scale, ax=grid, location="bottom", shrink=0.4, pad=0.01, aspect=30)
+        if ax is None:
+            lines = max(row_axes[0].get_ylabel().count("\n") for row_axes in grid) + 1
+            _placed(figure, size, 0.12 + 0.15 * lines)
+        place: dict[str, Any] = {"ax": grid} if ax is not None else {"cax": _below(figure, size)}
+        how = {} if ax is None else {"location": "bottom", "shrink": 0.4, "pad": 0.01, "aspect": 30}
+        bar = figure.colorbar(scale, orientation="horizontal", **place, **how)
         bar.set_label(f"z-score over patches, {limits[0]:g} to {limits[1]:g} (cross: highest patch)")
     return whole(figure)
+
+
+def _placed(figure: Figure, size: tuple[float, float], left: float) -> None:
+    """Puts the panels where there is room for names at the left and above, notes below them, and the scale at the end;
+    all in inches."""
+    width, height = size
+    figure.subplots_adjust(
+        left=left / width, right=1 - 0.08 / width, top=1 - 0.28 / height, bottom=0.85 / height, wspace=0.05, hspace=0.16
+    )
+
+
+def _below(figure: Figure, size: tuple[float, float]) -> Axes:
+    """The axes of the colour scale."""
+    height = size[1]
+    return figure.add_axes((0.32, 0.45 / height, 0.4, 0.1 / height))
 
 
 def atlas(

@@ -16,7 +16,9 @@ from interp.answer.maps import coverage
 from interp.masks import read_mask
 from interp.ranking.asked import metrics_asked
 from interp.ranking.batch import Batch, Maps, Plan
-from interp.ranking.result import Ranking
+from interp.ranking.gathered import Words
+from interp.ranking.reductions import score_top
+from interp.ranking.result import TOP, Ranking
 from interp.ranking.scored import Prepared, score_prepared
 from interp.ranking.study import check, check_kinds, headline
 from interp.ranking.tables import ranking_of
@@ -99,8 +101,18 @@ def score(
         "model": name, "metrics": list(found), "sources": sources, "asked": asked, "headline": headline(asked, found),
         "seed": seed, "nulls": nulls, "samples": len(places), "pool": pool.digest(), "version": interp.__version__,
     }  # fmt: skip
-    batches = [Batch.of(arrays, maps=False) for arrays in done]
-    return ranking_of(plan, batches, lambda i: Batch.of(done[i]), asked, by, manifest)
+    said = Words()
+    for arrays in done:
+        said.add(Batch.of(arrays, maps=False))
+    return ranking_of(
+        plan,
+        said,
+        lambda i: Batch.of(done[i], maps=False),
+        lambda i, top, which: score_top(plan, Batch.of(done[i]), top, TOP, which),
+        asked,
+        by,
+        manifest,
+    )
 
 
 def _each(maps: Any) -> tuple[list[Float[Tensor, "layer head row col"]], list[PatchGrid | None]]:

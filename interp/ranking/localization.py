@@ -16,6 +16,10 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from interp.types import layer_numbers
+from interp.work.room import taken
+
+BLOCK = 1 << 20
+"""Scores that are in memory at a time."""
 
 
 def above_elbow(sums: Float[np.ndarray, "phrase head"]) -> Bool[np.ndarray, "phrase head"]:
@@ -88,20 +92,24 @@ def mask_free(
             f"got image_mass {image_mass.shape}, entropy {entropy.shape}, top={top}; expected one shape and top >= 1"
         )
     phrases, count, heads = image_mass.shape
-    mass, scatter = (x.reshape(phrases, count * heads).astype(np.float64) for x in (image_mass, entropy))
     layer, head = np.divmod(np.arange(count * heads), heads)
     layer = np.array(layer_numbers(layers, count), dtype=np.int64)[layer]
-    mass = np.where(layer >= first_layer, mass, np.nan)
-    kept = (above_elbow_as_published if published else above_elbow)(mass) & np.isfinite(scatter)
-    order = np.lexsort((-np.nan_to_num(mass), np.where(kept, scatter, np.inf)), axis=1)
-    place = np.argsort(order, axis=1)
-    selected = kept & (place < top)
-    observed = kept.any(1).sum()
+    selected, observed = np.zeros(count * heads, dtype=np.int64), 0
+    step = max(BLOCK // max(count * heads, 1), 1)
+    for first in range(0, phrases, step):
+        mass, scatter = (
+            taken(x[first : first + step]).reshape(-1, count * heads).astype(np.float64) for x in (image_mass, entropy)
+        )
+        mass = np.where(layer >= first_layer, mass, np.nan)
+        kept = (above_elbow_as_published if published else above_elbow)(mass) & np.isfinite(scatter)
+        order = np.lexsort((-np.nan_to_num(mass), np.where(kept, scatter, np.inf)), axis=1)
+        selected += (kept & (np.argsort(order, axis=1) < top)).sum(0)
+        observed += kept.any(1).sum()
     frame = pd.DataFrame(
         {
             "layer": layer,
             "head": head,
-            "frequency": selected.sum(0) / observed if observed else np.full(count * heads, np.nan),
+            "frequency": selected / observed if observed else np.full(count * heads, np.nan),
             "image_mass": _mean(image_mass),
             "entropy": _mean(entropy),
         }
@@ -112,6 +120,10 @@ def mask_free(
 
 
 def _mean(values: Float[np.ndarray, "phrase layer head"]) -> Float[np.ndarray, " any"]:
-    finite = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return (np.where(finite, values, 0).sum(0, dtype=np.float64) / finite.sum(0)).ravel()
+    flat, found = values.reshape(len(values), values.shape[1] * values.shape[2]), []
+    for columns in np.array_split(np.arange(flat.shape[1]), max(-(-values.size // BLOCK), 1)):
+        own = taken(flat[:, columns[0] : columns[-1] + 1] if len(columns) else flat[:, :0])
+        finite = np.isfinite(own)
+        with np.errstate(invalid="ignore"):
+            found.append(np.where(finite, own, 0).sum(0, dtype=np.float64) / finite.sum(0))
+    return np.concatenate(found)

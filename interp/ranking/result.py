@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,20 @@ def no_masks(samples: Iterable[Sample | Skip]) -> NothingToRank:
     return nothing(len(reasons), reasons)
 
 
+class _WhenAsked:
+    """A field that holds a table, or a `PhraseTable`, which is made whole when it is first asked for."""
+
+    def __get__(self, owner: Any, kind: Any = None) -> pd.DataFrame:
+        if owner is None:
+            raise AttributeError("a field without a default")
+        if not isinstance(found := vars(owner)["_phrases"], pd.DataFrame):
+            found = vars(owner)["_phrases"] = found()
+        return found
+
+    def __set__(self, owner: Any, table: Any) -> None:
+        vars(owner)["_phrases"] = table
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Ranking(OfTables):
     """What a run found.
@@ -58,13 +72,18 @@ class Ranking(OfTables):
     scores: Mapping[str, HeadScores]
     heads: pd.DataFrame
     reductions: pd.DataFrame
-    phrases: pd.DataFrame
+    phrases: pd.DataFrame = _WhenAsked()  # type: ignore[assignment]
     localization: pd.DataFrame
     agreement: pd.DataFrame
     rows: pd.DataFrame
     subsets: pd.DataFrame
     skipped: tuple[Skip, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
+
+    def phrase_pieces(self, rows: int) -> Iterator[pd.DataFrame]:
+        """``phrases`` in pieces of at most so many rows, without the whole in memory, unless it is there."""
+        table = vars(self)["_phrases"]
+        return iter([table]) if isinstance(table, pd.DataFrame) else table.pieces(rows)
 
     @property
     def headline(self) -> str:

@@ -7,6 +7,7 @@ not computed again, and batches are always cut the same way, so that a run which
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from interp.ranking.asked import Words, metrics_asked, words_of
 from interp.ranking.batch import Batch, Control, Mentions, Plan
 from interp.ranking.masks import pool_of
 from interp.ranking.measure import score_batch
+from interp.ranking.parts import Parts, size_of
 from interp.ranking.result import Ranking, no_masks
 from interp.ranking.tables import ranking_of
 from interp.types import By, Query, Rows, Sample, Skip, Weighting
@@ -53,6 +55,7 @@ def rank(
     control: Control = "none",
     by: By | None = None,
     phrases: Words = None,
+    lean: bool = False,
 ) -> Ranking:
     """The heads of a model, scored on how well they ground the phrases that name a target: whether they look at things
     (own mask beside masks of other images) and at this word's thing (`interp.ranking.specificity`).
@@ -71,9 +74,12 @@ def rank(
         weighting: maps of attention, or of "value": times the norm of each patch's projected value (`interp.record`).
         seed: of null masks, halves, intervals and permutations; together with a sample's id alone, so the order of the
             data set and the batches do not matter to them.
-        store: finished batches, with their maps in half precision (layers x heads x patches x 2 bytes a phrase and
-            again a sample: 1.2 MB for 7B). None keeps them in memory. Processes with one store in a folder share the
-            work (`interp.work.sharing`); `interp.shard` has each compute a part alone.
+        store: finished batches, and beside them their maps in half precision (layers x heads x patches x 2 bytes a
+            phrase and again a sample: 1.2 MB for 7B), which the mean maps of the best heads are made of. None keeps
+            them in memory. Processes with one store in a folder share the work (`interp.work.sharing`); `interp.shard`
+            has each compute a part alone.
+        lean: keeps no maps, and takes those away that are in the store: what is missing comes from a second pass of
+            the model, to the same numbers.
         nulls: masks of other images per phrase, of similar area.
         rows: a word's map is the mean over its tokens' rows, or the ``first`` or ``last`` of them alone. The first
             predicting row is the only one that cannot have read the word.
@@ -132,28 +138,33 @@ def rank(
     plan = Plan(lmm, found, pool, answers, normalise, query, seed, nulls, max_new_tokens, weighting)
     by_rows = main if found[main].uses_mask else ""
     plan = replace(plan, rows=rows, mentions=mentions, control=control, by_rows=by_rows, phrases=own_words)
-    of_batch = partial(key_of, settings), partial(score_batch, plan)
-    work = Work(kept, {"what": "scores", **settings}, Batches(again, batch), *of_batch)
+    size = size_of(plan, again(), len(ids), lean)
+    if progress and store is not None and size:
+        tqdm.write(f"about {_told(size)}", file=sys.stderr)
+    parts = Parts(plan, kept, again, batch, lean)
+    of_batch = partial(key_of, settings), partial(score_batch, plan, maps=not lean)
+    work = Work(parts, {"what": "scores", **settings}, Batches(again, batch), *of_batch)
     with tqdm(total=len(ids), desc="attention", unit="image", disable=not progress) as bar:
-        every = list(work.in_order(lambda part: (part.key, Batch.of(part.arrays, maps=False)), bar))
-    keys, done = [key for key, _ in every], [scored for _, scored in every]
+        for key, scored in work.in_order(lambda part: (part.key, Batch.of(part.arrays, maps=False)), bar):
+            parts.add(key, scored)
     manifest = {
         **settings,
         "raw": [name for name in asked if found[name].raw],
         "batch": batch,
         "samples": len(ids),
         "asked": asked,
+        "size": size,
     }
-    manifest["batches"] = hashlib.sha256(" ".join(keys).encode()).hexdigest()
-    return ranking_of(plan, done, lambda i: _again(kept, keys[i]), asked, by, manifest)
+    manifest["batches"] = hashlib.sha256(" ".join(parts.keys).encode()).hexdigest()
+    found = ranking_of(plan, parts.words, parts.scores, parts.best, asked, by, manifest, parts.folder)
+    parts.let_go()
+    return found
 
 
-def _again(store: Store, key: str) -> Batch:
-    """The batch with its maps."""
-    arrays = store.get(key)
-    if arrays is None:
-        raise LookupError(f"the store lost {key} while the run used it; start the run again, it goes on from the rest")
-    return Batch.of(arrays)
+def _told(size: Mapping[str, int]) -> str:
+    """The sizes of a run, in gigabytes."""
+    maps, scores, beside = (f"{size[name] / 1e9:.2g} GB" for name in ("maps", "scores", "beside"))
+    return f"{maps} of maps (none with lean) and {scores} of scores are kept, {beside} more while tables are made"
 
 
 def headline(asked: Sequence[str], metrics: Mapping[str, Metric]) -> str:

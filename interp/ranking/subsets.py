@@ -20,7 +20,7 @@ def subsets(phrases: pd.DataFrame, seed: int) -> pd.DataFrame:
     ``subset``: ``all``; ``one token``, ``several tokens``; ``small``, ``medium``, ``large``, terciles of the things'
     area; ``first mention``; ``kind: free`` and others, where the data set tells them; ``image-weighted``, where each
     image counts as one phrase; ``noun-weighted``, where each noun does (macro average): common nouns weigh no more than
-    rare ones. ``phrases`` is `summary.phrase_frame`.
+    rare ones. ``phrases`` is `summary.PhraseTable`.
     """
     rows = []
     for key, some in phrases.groupby(["metric", "heads"], sort=False):

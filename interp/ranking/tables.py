@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
-from interp.contracts import Metric
-from interp.ranking.batch import Batch, Plan
+from interp.ranking.batch import Plan
+from interp.ranking.gathered import Load, Words, gather
 from interp.ranking.localization import mask_free
-from interp.ranking.reductions import REDUCTIONS, score_top
+from interp.ranking.reductions import REDUCTIONS
 from interp.ranking.result import MASK_FREE, TOP, Ranking, nothing
 from interp.ranking.scoring import MetricScores
 from interp.ranking.subsets import subsets
@@ -22,50 +22,58 @@ from interp.statistics.nulls import halves
 from interp.statistics.scores import HeadScores
 from interp.types import By, Head, Rows
 
+Top = Mapping[str, tuple[list[Head], list[Head]]]
+"""The best heads by each metric, best first, for images of the one half and of the other."""
+Best = Callable[[int, Top, Mapping[str, int]], Mapping[str, MetricScores]]
+"""`interp.ranking.reductions.score_top` of the batch of that number, given those heads and each image's half."""
+
 
 def ranking_of(
     plan: Plan,
-    done: Sequence[Batch],
-    load: Callable[[int], Batch],
-    asked: Sequence[str],
+    words: Words,
+    load: Load,
+    best: Best,
+    asked: list[str],
     by: By | None,
     manifest: dict[str, Any],
+    folder: str | Path | None = None,
 ) -> Ranking:
-    """All tables of a run; ``load`` gives a batch with its maps.
+    """All tables of a run, whose batches ``load`` gives one at a time; ``folder`` is where large arrays may lie.
 
     Raises:
         NothingToRank: no phrase could be scored.
     """
-    skipped = tuple(skip for batch in done for skip in batch.skipped)
-    if not any(len(batch) for batch in done):
-        raise nothing(manifest["samples"], [s.reason for s in skipped])
-    done_with = [(i, batch) for i, batch in enumerate(done) if len(batch)]
-    everything = {name: join([b for _, b in done_with], name, metric) for name, metric in plan.metrics.items()}
+    if not len(words):
+        raise nothing(manifest["samples"], [s.reason for s in words.skipped])
+    everything, named, by_rows = gather(words, load, plan.metrics, plan.by_rows, folder)
     scores = {name: everything[name] for name in asked}
-    which = halves(plan.seed, next(iter(everything.values())).images)
-    top = {name: _cross_fitted(score, which, by) for name, score in scores.items()}
-    best = [score_top(plan, load(i), top, TOP, which) for i, _ in done_with]
-    reduced = {name: _reduced(score, [b for _, b in done_with], best) for name, score in scores.items()}
+    images = next(iter(everything.values())).images
+    which = halves(plan.seed, images)
+    half = np.array([which[i] for i in images])
+    top = {name: _cross_fitted(score, half, by) for name, score in scores.items()}
+    there = [i for i, count in enumerate(words.counts) if count]
+    reduced = _reduced({name: named[name] for name in asked}, [best(i, top, which) for i in there])
     names = [*REDUCTIONS, *TOP]
     heads = summary.summarise(scores, plan.seed, by)
-    localization = _localization(everything, done_with[0][1].layers)
+    localization = _localization(everything, words.layers)
     higher = {name: plan.metrics[name].higher_is_better for name in asked}
-    phrases = [p for _, b in done_with for p in b.phrases]
-    manifest |= {"phrases": len(phrases), "images": len({p["image_id"] for p in phrases}), "skipped": len(skipped)}
+    manifest |= {"phrases": len(words), "images": len(set(images)), "skipped": len(words.skipped)}
     manifest |= {"by": {name: score.chosen_by(by) for name, score in scores.items()}}
-    silent = Counter(text for batch in done for text in batch.unmatched)
+    silent = words.unmatched
     manifest["unmatched"] = {"phrases": silent.total(), "commonest": [list(row) for row in silent.most_common(10)]}
-    table = summary.phrase_frame(reduced, names, phrases, plan.seed)
+    about = {name: words.column(name) for name in summary.ABOUT}
+    table, main = summary.PhraseTable(reduced, tuple(names), about, plan.seed), manifest["headline"]
+    each = [subsets(table.of(main, slice(None), [name]), plan.seed) for name in names if main in reduced]
     return Ranking(
         scores=scores,
         heads=heads,
         reductions=summary.summarise_reductions(reduced, names, plan.seed),
-        phrases=table,
-        rows=_by_rows([b for _, b in done_with], everything, plan),
-        subsets=subsets(table.loc[table["metric"] == manifest["headline"], :], plan.seed),
+        phrases=table,  # type: ignore[arg-type]
+        rows=_by_rows(by_rows, words, plan),
+        subsets=pd.concat(each, ignore_index=True) if each else pd.DataFrame(),
         localization=localization,
         agreement=summary.agreement(heads, localization, higher),
-        skipped=skipped,
+        skipped=tuple(words.skipped),
         manifest=manifest,
     )
 
@@ -84,49 +92,26 @@ def _localization(scores: Mapping[str, HeadScores], layers: tuple[int, ...]) -> 
     )
 
 
-def join(done: Sequence[Batch], name: str, metric: Metric) -> HeadScores:
-    """One metric's scores of several batches as one."""
-    phrases = [p for batch in done for p in batch.phrases]
-    return HeadScores(
-        metric=name,
-        higher_is_better=metric.higher_is_better,
-        sample_ids=tuple(p["sample_id"] for p in phrases),
-        phrases=tuple(p["text"] for p in phrases),
-        partners=np.array([p["partners"] for p in phrases], dtype=np.int64),
-        image_ids=tuple(p["image_id"] for p in phrases),
-        layers=done[0].layers,
-        **_joined([b.scores[name] for b in done]),
-    )
-
-
-def _joined(parts: Sequence[MetricScores]) -> dict[str, Any]:
-    """The arrays of several batches, one after the other."""
-    return {part: np.concatenate([getattr(p, part) for p in parts]) for part in MetricScores._fields}
-
-
-def _cross_fitted(score: HeadScores, which: Mapping[str, int], by: By | None) -> tuple[list[Head], list[Head]]:
+def _cross_fitted(score: HeadScores, half: np.ndarray, by: By | None) -> tuple[list[Head], list[Head]]:
     """For each half of the images, the best heads of the *other* half, best first."""
-    half = np.array([which[i] for i in score.images])
     by = score.chosen_by(by)
-    return tuple(score.of(half != own).top(max(TOP.values()), by) for own in (0, 1))  # type: ignore[return-value]
+    return tuple(score.top(max(TOP.values()), by, half != own) for own in (0, 1))  # type: ignore[return-value]
 
 
-def _by_rows(done: Sequence[Batch], everything: Mapping[str, HeadScores], plan: Plan) -> pd.DataFrame:
+def _by_rows(by_rows: Mapping[str, HeadScores], words: Words, plan: Plan) -> pd.DataFrame:
     """``metric rows tokens kind`` and the columns of `summary.summarise`: a row per kind of row, class of words
     (``one`` token, ``several``, ``all``) and head; and per kind of phrase, where the data set tells it, over all words
     (else ``all``)."""
     if not plan.by_rows:
         return pd.DataFrame()
-    own, frames, phrases = everything[plan.by_rows], [], [p for b in done for p in b.phrases]
-    several, kinds = np.array([p["tokens"] > 1 for p in phrases], bool), np.array([p["kind"] for p in phrases])
+    several, kinds, frames = words.column("tokens") > 1, words.column("kind"), []
     sets = [("all", "all", several | ~several), ("one", "all", ~several), ("several", "all", several)]
     sets += [("all", kind, kinds == kind) for kind in sorted(set(kinds.tolist()) - {""})]
     for rows in get_args(Rows):
-        scores = replace(own, **_joined([b.by_rows[rows] for b in done]))
         for tokens, kind, chosen in sets:
             if not chosen.any():
                 continue
-            frame = summary.summarise({plan.by_rows: scores.of(chosen)}, plan.seed)
+            frame = summary.summarise({plan.by_rows: by_rows[rows]}, plan.seed, rows=chosen)
             frame.insert(1, "kind", kind)
             frame.insert(1, "tokens", tokens)
             frame.insert(1, "rows", rows)
@@ -134,11 +119,13 @@ def _by_rows(done: Sequence[Batch], everything: Mapping[str, HeadScores], plan: 
     return pd.concat(frames, ignore_index=True)
 
 
-def _reduced(score: HeadScores, done: Sequence[Batch], best: Sequence[Mapping[str, Any]]) -> HeadScores:
-    """The five reductions as heads of one layer."""
-    name = score.metric
-    joined = {}
-    for part in ("values", "null", "specificity"):
-        named = np.concatenate([getattr(b.reduced[name], part) for b in done])
-        joined[part] = np.concatenate([named, np.concatenate([getattr(b[name], part) for b in best])], 2)
-    return replace(score, **joined, layers=())
+def _reduced(named: Mapping[str, HeadScores], best: list[Mapping[str, MetricScores]]) -> dict[str, HeadScores]:
+    """The five reductions of each metric as heads of one layer."""
+    found = {}
+    for name, score in named.items():
+        parts = {
+            part: np.concatenate([getattr(score, part), np.concatenate([getattr(b[name], part) for b in best])], 2)
+            for part in ("values", "null", "specificity")
+        }
+        found[name] = replace(score, **parts)
+    return found

@@ -19,10 +19,10 @@ TOP = 10
 
 
 def draw(run: Run) -> None:
-    """Writes the figures of every measure."""
+    """Writes the figures of every measure that is drawn (`figures.of`)."""
     tables: dict[str, Any] = {n: run.read_table(n) for n in ("heads", "correlation", "sets", "edges", "layers")}
     metric = next(iter(run.manifest["about"]["metrics"]))
-    for measure in tables["edges"]["measure"].unique():
+    for measure in figures.of(run, tables["edges"]["measure"].unique(), MAIN):
         own = tables["heads"][tables["heads"]["metric"] == measure]
         if own["mean"].notna().any():
             rho = tables["correlation"].set_index("measure").loc[measure]

@@ -40,11 +40,13 @@ CHANGED = {"model, normalise changed": "the other normalisation", "model, query 
 
 
 def draw(run: Run) -> None:
-    """Writes three figures for every metric that is defined somewhere."""
+    """Writes three figures for every metric that is drawn (`figures.of`) and defined somewhere."""
     tables: dict[str, Any] = {n: run.read_table(n) for n in ("heads", "head_differences", "layers", "differences")}
     heads = tables["heads"]
     main = heads[(heads["normalise"] == heads["normalise"].iloc[0]) & (heads["query"] == heads["query"].iloc[0])]
-    for metric, about in run.manifest["about"]["metrics"].items():
+    metrics = run.manifest["about"]["metrics"]
+    for metric in figures.of(run, metrics, _main(run)):
+        about = metrics[metric]
         if not main.loc[main["metric"] == metric].groupby("model")["mean"].any().all():
             continue
         how = {"higher_is_better": about["higher_is_better"]}
@@ -58,6 +60,11 @@ def draw(run: Run) -> None:
             figures.save(run, f"effects_{metric}", plots.effects(own, metric, quantity=quantity, **how))
 
 
+def _main(run: Run) -> str:
+    """The metric that the report opens with."""
+    return figures.headline(run.read_table("scores")[["metric", "p_corrected"]], run.manifest["about"]["metrics"])
+
+
 def _quantity(differences: Any, metric: str) -> str:
     """Specificity where it is defined for this metric, else the score."""
     own = differences[(differences["metric"] == metric) & (differences["quantity"] == "specificity")]
@@ -68,7 +75,7 @@ def page(run: Run) -> Path:
     """The path of the written report."""
     tables = {name: run.read_table(name) for name in ("models", "scores", "differences")}
     names = run.manifest["comparison"]["names"]
-    main = figures.headline(_as_heads(tables["scores"]), run.manifest["about"]["metrics"])
+    main = _main(run)
     metrics = sorted(run.manifest["about"]["metrics"], key=lambda name: name != main)
     text = html.template("compare").render(
         manifest={**run.manifest, "weights": ", ".join(f"{k} {m['weights']}" for k, m in _models(run).items())},
@@ -97,7 +104,7 @@ def headline(run: Run) -> str:
     """What was found, in words with numbers: B - A for the mean of all heads, and for the best three."""
     differences, models = run.read_table("differences"), run.read_table("models")
     names = run.manifest["comparison"]["names"]
-    main = figures.headline(_as_heads(run.read_table("scores")), run.manifest["about"]["metrics"])
+    main = _main(run)
     quantity = _quantity(differences, main)
     own = differences[(differences["metric"] == main) & (differences["contrast"] == "model")]
     own = own.loc[own["quantity"] == quantity, :].set_index("heads")
@@ -155,6 +162,7 @@ def _section(run: Run, tables: Mapping[str, Any], metric: str) -> dict[str, Any]
         "about": about,
         "first_line": html.first_line(about["doc"]),
         "pictures": [p for kind in ("effects", "heads", "layers") if (p := html.picture(run, f"{kind}_{metric}"))],
+        "defined": bool(tables["scores"].loc[tables["scores"]["metric"] == metric, "mean"].notna().any()),
         "model_rows": [_row(row, names) for row in own.to_dict("records") if _between(row)],
         "effect_rows": [_row(row, names) for row in own.to_dict("records") if not _between(row)],
         "scores": [_score(row) for row in scores.to_dict("records")],
@@ -216,10 +224,6 @@ def _model(row: Mapping[str, Any]) -> dict[str, str]:
 def _recall(differences: pd.DataFrame) -> dict[str, str] | None:
     own = differences.loc[differences["contrast"] == "recall", :].to_dict("records")
     return _row(own[0], ("", "")) if own else None
-
-
-def _as_heads(scores: pd.DataFrame) -> pd.DataFrame:
-    return scores.loc[:, ["metric", "p_corrected"]]
 
 
 def _plus(value: Any) -> str:

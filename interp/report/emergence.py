@@ -36,9 +36,11 @@ SHOWN = 12
 
 
 def draw(run: Run) -> None:
-    """Writes the figures of every metric that is defined somewhere."""
+    """Writes the figures of every metric that is drawn (`figures.of`; the first is the main one) and defined."""
     heads, onsets, steps = (run.read_table(TABLES[name]) for name in ("heads", "onsets", "steps"))
-    for metric, about in run.manifest["about"]["metrics"].items():
+    metrics = run.manifest["about"]["metrics"]
+    for metric in figures.of(run, metrics, next(iter(metrics))):
+        about = metrics[metric]
         if not heads.loc[heads["metric"] == metric, "mean"].notna().any():
             continue
         higher = about["higher_is_better"]
@@ -90,15 +92,16 @@ def page(run: Run) -> Path:
     """The path of the written report."""
     tables = {name: run.read_table(file) for name, file in TABLES.items()}
     steps = tables["steps"]
-    drawn = [m for m in run.manifest["about"]["metrics"] if (run.folder / "figures" / f"growth_{m}.png").exists()]
+    means = tables["heads"].groupby("metric")["mean"].count()
+    defined = [metric for metric in run.manifest["about"]["metrics"] if means.get(metric, 0)]
     text = html.template("emergence").render(
         manifest=run.manifest,
         level=LEVEL,
         steps=steps["step"].tolist(),
-        headlines=[headline(tables, metric) for metric in drawn],
+        headlines=[headline(tables, metric) for metric in defined],
         explorer=explorer.shown(run),
-        sections=[_section(run, tables, metric) for metric in drawn],
-        step_rows=[_step_row(row, drawn) for row in steps.to_dict("records")],
+        sections=[_section(run, tables, metric) for metric in defined],
+        step_rows=[_step_row(row, defined) for row in steps.to_dict("records")],
         recall=bool(steps["recall"].notna().any()),
         skipped=run.manifest["skipped"],
     )

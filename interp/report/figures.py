@@ -42,6 +42,11 @@ def save(run: Run, name: str, figure: Figure) -> str:
     return f"figures/{name}.png"
 
 
+def of(run: Run, metrics: Iterable[str], main: str) -> list[str]:
+    """Those of the metrics whose figures are drawn: all, or the main one alone where ``run.drawn`` says so."""
+    return [name for name in metrics if name == main or run.drawn.get("figures", "all") == "all"]
+
+
 def drawn(figure: Figure, kind: str, dpi: int) -> bytes:
     """The figure as a file of that kind."""
     buffer = io.BytesIO()

@@ -32,11 +32,13 @@ TABLES = ("heads", "reductions", "phrases", "rows", "subsets", "localization", "
 
 
 def draw(run: Run) -> list[str]:
-    """Names of the figures written below ``figures/``: for each metric that is defined somewhere heads by specificity,
-    heads by mean, and layers; and the gallery."""
+    """Names of the figures written below ``figures/``: for each metric that is drawn (`figures.of`) and defined heads
+    by specificity, heads by mean, and layers; and the gallery."""
     heads = run.read_table("heads")
     names = []
-    for metric, about in run.manifest["about"]["metrics"].items():
+    metrics = run.manifest["about"]["metrics"]
+    for metric in figures.of(run, metrics, run.manifest["about"]["headline"]):
+        about = metrics[metric]
         own = heads.loc[heads["metric"] == metric, :]
         if not known(own, "mean"):
             continue
@@ -54,7 +56,7 @@ def draw(run: Run) -> list[str]:
 
 def page(run: Run) -> Path:
     """The path of the written report of a ranking."""
-    tables = {name: run.read_table(name) for name in TABLES}
+    tables = {name: run.read_table(name) for name in TABLES if name != "phrases"}
     main = run.manifest["about"]["headline"]
     names = sorted(run.manifest["about"]["metrics"], key=lambda name: name != main)
     page = template("ranking").render(

@@ -57,6 +57,7 @@ def section(run: Run, tables: Mapping[str, pd.DataFrame], metric: str) -> dict[s
         "specific_map": picture(run, f"specific_{metric}"),
         "heat_map": picture(run, f"heads_{metric}"),
         "curves": picture(run, f"layers_{metric}"),
+        "defined": any(math.isfinite(head["mean"]) for head in heads),
         "top": [_row(row) | {"name": head_name(row)} for row in heads[:TOP]],
         "reductions": [_row(row) | {"name": REDUCTIONS[row["heads"]]} for row in reductions],
         "halves": number(agreement["halves"]),

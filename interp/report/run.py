@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ import numpy as np
 
 from interp.report.folder import RunConflict, check_inside, check_place, clear, read_manifest, refuse_foreign
 from interp.work.claims import Claims
-from interp.work.files import sweep, write_bytes
+from interp.work.files import sweep, write_bytes, writing
 from interp.work.store import NOTHING_SCORED
 from interp.work.versions import versions
 
@@ -139,12 +140,34 @@ class Run:
         # The digest follows the archive, which NumPy still opens; the key in it tells a renamed part.
         write_bytes(self._part(key), body + hashlib.sha256(key.encode() + b"\0" + body).digest())
 
+    def drop(self, key: str) -> None:
+        """Takes away what is stored under the key, if anything is."""
+        self._part(key).unlink(missing_ok=True)
+
     def write_table(self, name: str, frame: pd.DataFrame) -> Path:
         """The path of ``NAME.parquet``, written from the frame without its index."""
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
         path = self.folder / f"{name}.parquet"
         write_bytes(path, buffer.getvalue())
+        return path
+
+    def write_pieces(self, name: str, pieces: Iterable[pd.DataFrame], rows: int) -> Path:
+        """The path of ``NAME.parquet``, written piece by piece: one of less than ``rows`` rows as by `write_table`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path, held, writer = self.folder / f"{name}.parquet", [], None
+        with writing(path) as temporary, ExitStack() as open_files:
+            for table in (pa.Table.from_pandas(piece, preserve_index=False) for piece in pieces):
+                if writer is None:
+                    writer = open_files.enter_context(pq.ParquetWriter(temporary, table.schema, compression="snappy"))
+                if held and sum(map(len, held)) + len(table) > rows:
+                    writer.write_table(pa.concat_tables(held))
+                    held = []
+                held.append(table)
+            if writer is not None:
+                writer.write_table(pa.concat_tables(held))
         return path
 
     def read_table(self, name: str) -> pd.DataFrame:

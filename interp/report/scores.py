@@ -41,7 +41,8 @@ def _groups(samples: Sequence[str], batch: int) -> Iterator[np.ndarray]:
     """Numbers of the phrases of ``batch`` samples at a time."""
     order = {name: i for i, name in enumerate(dict.fromkeys(samples))}
     group = np.array([order[name] // batch for name in samples], dtype=np.int64)
-    yield from (np.flatnonzero(group == i) for i in np.unique(group))
+    rows = np.argsort(group, kind="stable")
+    yield from np.split(rows, np.flatnonzero(np.diff(group[rows])) + 1)
 
 
 def _table(score: HeadScores, name: str, rows: np.ndarray) -> pa.Table:

@@ -3,16 +3,22 @@
 The image is the unit of chance. Every function takes ``clusters``: which image each row of ``values`` belongs to.
 Images are put in the order of their names first, so the order of the rows does not matter. With fewer than ``FEWEST``
 images nothing is said.
+
+Draws and flips weigh sums over images; where they are many they lie in a file and are taken a piece at a time. Pieces
+and blocks of columns change the rounding of such sums and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from scipy.special import ndtri, stdtrit  # scipy.stats takes a second to import
+
+from interp.work.room import put, room, taken
 
 FEWEST = 5
 """Images that a column needs. All differences of n images point one way by chance in 1 of 2^n: with 4 no one-sided p
@@ -23,6 +29,9 @@ BLOCK = 64
 
 DAMPED = 0.02
 """The share of the column's variance that is added to each draw's: a draw of images that are all alike has none."""
+
+PIECE = 1 << 23
+"""Weights of draws or flips, images times repeats, that are in memory at a time: 64 MiB."""
 
 Alternative = Literal["greater", "two-sided"]
 
@@ -61,16 +70,22 @@ def cluster_sums(values: Float[np.ndarray, "phrase *axes"], clusters: Sequence[s
     if len(clusters) != len(values):
         raise ValueError(f"got {len(clusters)} clusters for {len(values)} rows of values; expected one image per row")
     flat = values.reshape(len(values), int(np.prod(values.shape[1:]))).astype(np.float64)
-    finite = np.isfinite(flat)
-    names, image = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    # A stable sort by image makes each image a run of rows, which reduceat sums at once.
-    order = np.argsort(image, kind="stable")
-    starts = np.searchsorted(image[order], np.arange(len(names)))
-    if not len(names):
+    order, starts = _runs(tuple(clusters))
+    if not len(starts):
         return Sums(np.zeros((0, flat.shape[1])), np.zeros((0, flat.shape[1])))
-    total = np.add.reduceat(np.where(finite, flat, 0.0)[order], starts, axis=0)
-    count = np.add.reduceat(finite[order].astype(np.float64), starts, axis=0)
-    return Sums(total, count)
+    flat = flat[order]
+    finite = np.isfinite(flat)
+    count = np.add.reduceat(finite.astype(np.float64), starts, axis=0)
+    flat[~finite] = 0.0
+    return Sums(np.add.reduceat(flat, starts, axis=0), count)
+
+
+@lru_cache(maxsize=4)
+def _runs(clusters: tuple[str, ...]) -> tuple[Int[np.ndarray, " phrase"], Int[np.ndarray, " image"]]:
+    """The order of rows that makes each image a run of rows, which reduceat sums at once, and where each run begins."""
+    names, image = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    order = np.argsort(image, kind="stable")
+    return order, np.searchsorted(image[order], np.arange(len(names)))
 
 
 def mean(values: Float[np.ndarray, "phrase *axes"]) -> Float[np.ndarray, "*axes"]:
@@ -126,13 +141,39 @@ def bootstrap(
     if n >= FEWEST:
         flat = values.reshape(len(values), columns)
         rate = (np.isin(flat, (0, 1)) | ~np.isfinite(flat)).all(0) & rates
-        draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=repeats).astype(np.float64)
+        draws = _drawn(seed, n, repeats)
         enough = (sums.number > 0).sum(0) >= FEWEST
         for columns_of, ends_of in ((enough & ~rate, _studentised_ends), (enough & rate, _wilson)):
             for block in np.array_split(np.flatnonzero(columns_of), -(-int(columns_of.sum()) // BLOCK) or 1):
                 ends[:, block] = ends_of(Sums(sums.total[:, block], sums.number[:, block]), draws, level)
     low, high = ends.reshape(2, *values.shape[1:])
     return Interval(low, high)
+
+
+@lru_cache(maxsize=4)
+def _drawn(seed: int, images: int, repeats: int) -> UInt8[np.ndarray, "repeat image"]:
+    """How often each image is drawn."""
+    rng, found = np.random.default_rng(seed), room((repeats, images), np.uint8)
+    for rows in _pieces(repeats, images):
+        put(found[rows], rng.multinomial(images, np.full(images, 1 / images), size=rows.stop - rows.start))
+    found.setflags(write=False)
+    return found
+
+
+@lru_cache(maxsize=4)
+def _flips(seed: int, images: int, repeats: int) -> UInt8[np.ndarray, "repeat image"]:
+    """1 where an image's sign stays, 0 where it is turned."""
+    rng, found = np.random.default_rng(seed), room((repeats, images), np.uint8)
+    for rows in _pieces(repeats, images):
+        put(found[rows], rng.integers(0, 2, (rows.stop - rows.start, images)))
+    found.setflags(write=False)
+    return found
+
+
+def _pieces(repeats: int, images: int) -> Iterator[slice]:
+    """Repeats whose weights are in memory at a time: all, unless there are many images."""
+    step = max(PIECE // max(images, 1), 1)
+    return (slice(first, min(first + step, repeats)) for first in range(0, repeats, step))
 
 
 def _mean_and_variance(
@@ -153,11 +194,13 @@ def _mean_and_variance(
 
 
 def _studentised_ends(
-    sums: Sums, draws: Float[np.ndarray, "repeat image"], level: float
+    sums: Sums, draws: UInt8[np.ndarray, "repeat image"], level: float
 ) -> Float[np.ndarray, "end column"]:
     tail, n = (1 - level) / 2, (sums.number > 0).sum(0)
     (mean,), (variance,) = _mean_and_variance(sums, np.ones((1, len(sums.total))))
-    means, variances = _mean_and_variance(sums, draws)
+    pieces = _pieces(*draws.shape)
+    found = [_mean_and_variance(sums, taken(draws[rows]).astype(np.float64)) for rows in pieces]
+    means, variances = (np.concatenate(each) for each in zip(*found, strict=True))
     with np.errstate(invalid="ignore", divide="ignore"):
         t = (means - mean) / np.sqrt(variances + DAMPED * variance)
     t[:, variance == 0] = 0.0
@@ -166,7 +209,7 @@ def _studentised_ends(
     return np.stack([mean - np.maximum(high * spread, plain), mean - np.minimum(low * spread, -plain)])
 
 
-def _wilson(sums: Sums, draws: Float[np.ndarray, "repeat image"], level: float) -> Float[np.ndarray, "end column"]:
+def _wilson(sums: Sums, draws: UInt8[np.ndarray, "repeat image"], level: float) -> Float[np.ndarray, "end column"]:
     tail, n = (1 - level) / 2, (sums.number > 0).sum(0)
     z = -ndtri(tail)
     (rate,), (variance,) = _mean_and_variance(sums, np.ones((1, len(sums.total))))
@@ -209,25 +252,56 @@ def sign_flip(
     >>> test.p_corrected.round(2).tolist()
     [0.06, 0.69]
     """
-    if alternative not in ("greater", "two-sided") or repeats < 1:
-        raise ValueError(
-            f"got alternative={alternative!r}, repeats={repeats}; expected 'greater' or 'two-sided', and repeats > 0"
-        )
-    sums = cluster_sums(differences, clusters)
-    tested = ((sums.number > 0).sum(0) >= FEWEST) & (sums.total != 0).any(0)
-    p, corrected = np.full((2, sums.total.shape[1]), np.nan)
-    if tested.any():
-        total, n = sums.total[:, tested], (sums.number[:, tested] > 0).sum(0)
-        total = total / np.sqrt((total**2).sum(0) * n)  # flips do not change the sum of squares
-        signs = np.random.default_rng(seed).integers(0, 2, (repeats, len(total))).astype(np.float64) * 2 - 1
-        observed, flipped = total.sum(0), signs @ total
-        if alternative == "two-sided":
-            observed, flipped = np.abs(observed), np.abs(flipped)
-        bar = observed - 1e-9  # flips that give the same up to rounding are as extreme as what was seen
-        p[tested] = (1 + (flipped >= bar).sum(0)) / (1 + repeats)
-        most = _deviates(flipped, n).max(1)
-        corrected[tested] = (1 + (most[:, None] >= _deviates(bar, n)).sum(0)) / (1 + repeats)
+    test = Flips(clusters, seed=seed, repeats=repeats, alternative=alternative)
+    test.add(differences)
+    p, corrected = test.found()
     return SignFlip(p.reshape(differences.shape[1:]), corrected.reshape(differences.shape[1:]))
+
+
+class Flips:
+    """The test of `sign_flip` for columns that come a block at a time: `add` each, then `found`."""
+
+    def __init__(
+        self, clusters: Sequence[str], *, seed: int, repeats: int = 5000, alternative: Alternative = "greater"
+    ):
+        if alternative not in ("greater", "two-sided") or repeats < 1:
+            raise ValueError(
+                f"got alternative={alternative!r}, repeats={repeats}; expected 'greater' or 'two-sided', and "
+                "repeats > 0"
+            )
+        self.clusters, self.seed, self.repeats, self.alternative = clusters, seed, repeats, alternative
+        self._most = np.full(repeats, -np.inf)  # of each repeat, over the columns so far
+        self._p: list[np.ndarray] = []
+        self._bars: list[np.ndarray] = []
+
+    def add(self, differences: Float[np.ndarray, "phrase *axes"]) -> None:
+        """Takes these columns in."""
+        sums = cluster_sums(differences, self.clusters)
+        tested = ((sums.number > 0).sum(0) >= FEWEST) & (sums.total != 0).any(0)
+        p, deviates = np.full((2, sums.total.shape[1]), np.nan)
+        if tested.any():
+            total, n = sums.total[:, tested], (sums.number[:, tested] > 0).sum(0)
+            total = total / np.sqrt((total**2).sum(0) * n)  # flips do not change the sum of squares
+            two_sided = self.alternative == "two-sided"
+            observed = np.abs(total.sum(0)) if two_sided else total.sum(0)
+            bar = observed - 1e-9  # flips that give the same up to rounding are as extreme as what was seen
+            signs, extreme = _flips(self.seed, len(total), self.repeats), np.zeros(len(bar), dtype=np.int64)
+            for rows in _pieces(*signs.shape):
+                flipped = (taken(signs[rows]).astype(np.float64) * 2 - 1) @ total
+                flipped = np.abs(flipped) if two_sided else flipped
+                extreme += (flipped >= bar).sum(0)
+                self._most[rows] = np.maximum(self._most[rows], _deviates(flipped, n).max(1))
+            p[tested], deviates[tested] = (1 + extreme) / (1 + self.repeats), _deviates(bar, n)
+        self._p.append(p)
+        self._bars.append(deviates)
+
+    def found(self) -> SignFlip:
+        """p-values of all columns, in the order in which they came."""
+        corrected = []
+        for bar in self._bars:
+            share = (1 + (self._most[:, None] >= bar).sum(0)) / (1 + self.repeats)
+            corrected.append(np.where(np.isnan(bar), np.nan, share))
+        return SignFlip(np.concatenate(self._p), np.concatenate(corrected))
 
 
 def _deviates(r: Float[np.ndarray, "*axes column"], n: Int[np.ndarray, " column"]) -> Float[np.ndarray, "*axes column"]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -95,13 +96,18 @@ class MaskPool:
 
     def digest(self) -> str:
         """Changes with any mask or image id of the pool."""
-        return _digest("balanced", list(self.image_ids), self.bits.tobytes()).hex()
+        # That of repr(("balanced", ids, bytes)), which would be four times as large as the masks, a piece at a time.
+        found = hashlib.sha256(repr(("balanced", list(self.image_ids)))[:-1].encode() + b", ")
+        for piece in _said(memoryview(np.ascontiguousarray(self.bits)).cast("B")):
+            found.update(piece)
+        found.update(b")")
+        return found.hexdigest()
 
     def usual_places(self, image_id: str, size: tuple[int, int], grid: PatchGrid) -> Float[Tensor, "row col"]:
         """Mean of the masks of all other images on this image's grid, 0..1; all 0 if there are none."""
-        own = self.image_ids == image_id
-        total = self.usual - sum((_unpack(m) for m in self.bits[own]), np.zeros((SIDE, SIDE)))
-        return coverage((total / max((~own).sum(), 1))[None], _shrunk(grid, size))[0]
+        first, end = self._of(image_id)
+        total = self.usual - sum((_unpack(m) for m in self.bits[first:end]), np.zeros((SIDE, SIDE)))
+        return coverage((total / max(len(self.bits) - (end - first), 1))[None], _shrunk(grid, size))[0]
 
     def of_others(
         self, image_id: str, phrase: int, area: float, size: tuple[int, int], grid: PatchGrid, count: int, seed: int
@@ -113,7 +119,8 @@ class MaskPool:
         as smaller ones, which depend on the phrase's number too; where it is larger than all others its nulls are
         smaller. Fewer masks than ``count`` are returned if other images have no more.
         """
-        same = np.flatnonzero((self.image_ids == image_id) & np.isclose(self.area, area, rtol=1e-9, atol=0))
+        first, end = self._of(image_id)
+        same = first + np.flatnonzero(np.isclose(self.area[first:end], area, rtol=1e-9, atol=0))
         if len(same) == 1:
             chosen = self._partners(count, seed)[same[0]]
         elif len(same):  # several samples of the image name it
@@ -130,12 +137,31 @@ class MaskPool:
             self._nulls[count, seed] = partners(self.area, images, count, draw(seed, "nulls"))
         return self._nulls[count, seed]
 
+    def _of(self, image_id: str) -> tuple[int, int]:
+        """Where the image's masks begin and end."""
+        first, end = (int(np.searchsorted(self.image_ids, image_id, side)) for side in ("left", "right"))
+        return first, end
+
+    @cached_property
+    def _by_area(self) -> tuple[Int[np.ndarray, " mask"], Float[np.ndarray, " mask"], Int[np.ndarray, " mask"]]:
+        """The masks in the order of their areas, the areas in that order, and each mask's place in it."""
+        order = np.argsort(self.area, kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        return order, self.area[order], place
+
     def _around(self, image_id: str, phrase: int, area: float, count: int, seed: int) -> Int[np.ndarray, " null"]:
-        others = np.flatnonzero(self.image_ids != image_id)
-        others = others[np.argsort(self.area[others], kind="stable")]
-        smaller = int(np.searchsorted(self.area[others], area))
-        reach = max(min(NEAR * count, smaller, len(others) - smaller), -(-count // 2))
-        near = others[max(smaller - reach, 0) : smaller + reach]
+        order, areas, place = self._by_area
+        first, end = self._of(image_id)
+        own = np.sort(place[first:end])  # where the image's own masks stand among all: the others close the gaps
+        smaller = int(np.searchsorted(areas, area))
+        smaller -= int(np.searchsorted(own, smaller))
+        larger = len(order) - len(own) - smaller
+        reach = max(min(NEAR * count, smaller, larger), -(-count // 2))
+        low = max(smaller - reach, 0)
+        start = low + int((own - np.arange(len(own)) <= low).sum())
+        near = order[start : smaller + reach + len(own)]
+        near = near[(near < first) | (near >= end)][: smaller + reach - low]
         return draw(seed, "nulls", image_id, phrase).permutation(near)[:count]
 
 
@@ -188,6 +214,18 @@ def _shrunk(grid: PatchGrid, size: tuple[int, int]) -> PatchGrid:
 
 def _digest(*parts: object) -> bytes:
     return hashlib.sha256(repr(parts).encode()).digest()
+
+
+def _said(data: memoryview, size: int = 1 << 20) -> Iterator[bytes]:
+    """``repr`` of the bytes, a piece at a time."""
+    pieces = range(0, len(data), size)
+    double = any(b"'" in bytes(data[i : i + size]) for i in pieces)
+    double = double and not any(b'"' in bytes(data[i : i + size]) for i in pieces)
+    yield b'b"' if double else b"b'"
+    for i in pieces:
+        piece = repr(bytes(data[i : i + size]) + b"'\"")[2:-4]  # with both quotes in it, the single ones are escaped
+        yield (piece.replace("\\'", "'") if double else piece).encode()
+    yield b'"' if double else b"'"
 
 
 def stack(masks: Sequence[Float[Tensor, "_ row col"]], count: int) -> Float[Tensor, "phrase {count} row col"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -11,6 +12,10 @@ from jaxtyping import Float, Int
 
 from interp.handle import OfPhrases
 from interp.types import By, Head, layer_numbers
+from interp.work.room import taken
+
+BLOCK = 1 << 22
+"""Scores that are in memory at a time as one array in double precision: 32 MiB."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,12 +71,36 @@ class HeadScores(OfPhrases):
     def of(self, rows: Any) -> HeadScores:
         """The scores of some of the phrases: their numbers, or True for each that is meant."""
         rows = np.arange(len(self))[np.asarray(rows)]
+        first, end = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
+        close = end - first == len(rows)  # then read what lies between, and nothing beside it
         parts = {
-            name: None if (own := getattr(self, name)) is None else own[rows]
+            name: own if own is None else taken(own[first:end])[rows - first] if close else own[rows]
             for name in ("values", "null", "chance", "specificity", "partners")
+            for own in [getattr(self, name)]
         }
         names = {name: tuple(getattr(self, name)[i] for i in rows) for name in ("sample_ids", "phrases")}
         return replace(self, **names, **parts, image_ids=tuple(self.images[i] for i in rows))
+
+    def blocks(self, rows: Any = None) -> Iterator[HeadScores]:
+        """The scores of some heads at a time (of those phrases that ``rows`` is True for), as heads of one layer: few
+        enough for memory, wherever the arrays lie; all at once where they are few."""
+        n, layers, heads = self.values.shape
+        count = max(-(-n * layers * heads // BLOCK), 1)
+        names = (
+            {} if rows is None else _some(rows, sample_ids=self.sample_ids, phrases=self.phrases, image_ids=self.images)
+        )
+        for columns in np.array_split(np.arange(layers * heads), min(count, max(layers * heads // 2, 1))):
+            some = slice(columns[0], columns[-1] + 1) if len(columns) else slice(0, 0)
+            yield replace(self, **self._of_heads(some, rows), **names, layers=())
+
+    def _of_heads(self, columns: slice, rows: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in ("values", "null", "specificity", "chance", "partners"):
+            own = getattr(self, name)
+            if own is not None and own.ndim == 3:
+                own = taken(own.reshape(len(own), -1)[:, columns])[:, None]
+            found[name] = own if own is None or rows is None else own[rows]
+        return found
 
     def _line(self) -> str:
         layers, heads = self.values.shape[1:]
@@ -109,15 +138,19 @@ class HeadScores(OfPhrases):
         """The image of each phrase."""
         return self.image_ids or self.sample_ids
 
-    def mean(self, by: By = "mean") -> Float[np.ndarray, "layer head"]:
-        """Mean score, or mean specificity, over the phrases for which it is defined; NaN for a head that has none."""
+    def mean(self, by: By = "mean", rows: Any = None) -> Float[np.ndarray, "layer head"]:
+        """Mean score, or mean specificity, over the phrases for which it is defined (of those that ``rows`` is True
+        for); NaN for a head that has none."""
         if by not in get_args(By):
             raise ValueError(f"by is {by!r}; expected one of {', '.join(map(repr, get_args(By)))}")
-        values = self.values if by == "mean" else self.specificity
-        if values is None:
+        if by != "mean" and self.specificity is None:
             return np.full(self.values.shape[1:], np.nan)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.nansum(values, 0) / np.isfinite(values).sum(0)
+        found = []
+        for block in self.blocks(rows):
+            values = block.values if by == "mean" else block.specificity
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found.append(np.nansum(values, 0)[0] / np.isfinite(values).sum(0)[0])
+        return np.concatenate(found).reshape(self.values.shape[1:])
 
     def chosen_by(self, by: By | None = None) -> By:
         """What heads are chosen by: as asked, or specificity where any head has one, else the mean score."""
@@ -125,11 +158,11 @@ class HeadScores(OfPhrases):
             return by
         return "specificity" if np.isfinite(self.mean("specificity")).any() else "mean"
 
-    def top(self, k: int, by: By | None = None) -> list[Head]:
-        """The k best heads, best first: by specificity where any head has one, else by mean score; or as asked. Heads
-        that are NaN come never."""
+    def top(self, k: int, by: By | None = None, rows: Any = None) -> list[Head]:
+        """The k best heads, best first: by specificity where any head has one, else by mean score; or as asked, over
+        the phrases that ``rows`` is True for. Heads that are NaN come never."""
         by = self.chosen_by(by)
-        mean = self.mean(by)
+        mean = self.mean(by, rows)
         falling = self.higher_is_better or by == "specificity"
         order = np.argsort(-mean if falling else mean, axis=None, kind="stable")
         flat = [i for i in order if np.isfinite(mean.flat[i])][:k]
@@ -155,3 +188,8 @@ class HeadScores(OfPhrases):
         if self.chance is not None:
             frame["chance"] = np.repeat(self.chance, layers * heads)
         return frame
+
+
+def _some(rows: Any, **names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The names of those phrases that ``rows`` is True for."""
+    return {key: tuple(np.array(own, dtype=object)[rows].tolist()) for key, own in names.items()}

@@ -37,6 +37,10 @@ class Memory:
         """Keeps the arrays under the key."""
         self.entries[key] = arrays
 
+    def drop(self, key: str) -> None:
+        """Lets go of what is kept under the key."""
+        self.entries.pop(key, None)
+
 
 class Nowhere:
     """A store that keeps nothing, for work that needs no second look."""

@@ -68,6 +68,7 @@ def test_the_command_writes_tables_figures_and_a_report_and_goes_on_after_a_kill
     monkeypatch.setattr("interp.commands._session.load", lambda options: lmm)
     monkeypatch.setattr("interp.commands._session.samples", lambda options: samples[:8])
     command = ["effects", "tiny", "scenes", "--metric", "mass_in_mask", "--draws", "1", "--batch", "4"]
+    command += ["--figures", "all"]
     assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
     said = capsys.readouterr().out
     assert "nats of log-probability" in said and "report.html" in said

@@ -376,7 +376,7 @@ def test_the_command_leaves_tables_figures_and_one_page_that_agree(folders, tmp_
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["finished"] and manifest["models"]["A"]["weights"] != manifest["models"]["B"]["weights"]
     # Again: nothing is computed, and not a byte of a table changes; --force starts over.
-    monkeypatch.setattr("interp.ranking.study.score_batch", None)
+    monkeypatch.setattr("interp.ranking.parts.score_batch", None)
     before = {p.name: p.read_bytes() for p in out.iterdir() if p.suffix in (".parquet", ".csv", ".md")}
     assert cli.main(command(folders, out)) == 0
     assert {p.name: p.read_bytes() for p in out.iterdir() if p.suffix in (".parquet", ".csv", ".md")} == before

@@ -58,6 +58,7 @@ def written(models, tmp_path_factory):
         patch.setattr(LMM, "generate_batch", lambda lmm, images, *asked: ["A dog and a cup."] * len(images))
         for command, asked in words.items():
             assert cli.main([*asked, "--device", "cpu", "--out", str(home / command)]) == 0
+    found["rank"]["phrases"] = pd.read_parquet(home / "rank" / "phrases.parquet")
     found["rank"]["scores"] = pd.read_parquet(home / "rank" / "scores.parquet")
     found["segment"] = {"phrases": pd.read_parquet(home / "segment" / "phrases.parquet")}
     return found | {f"evaluate {task}": scored(task) for task in ("gcg", "instances", "referring", "narrative")}

@@ -80,7 +80,8 @@ def test_layers_without_heads_and_missing_nulls_come_back_as_they_were(tmp_path)
 
 def test_figures_are_drawn_anew_without_the_model_as_narrow_as_a_column(ranked, capsys):
     run = ranked / "run"
-    assert (run / "figures" / "heads_own.pdf").read_bytes().startswith(b"%PDF")
+    assert (run / "figures" / "heads_pointing_game.pdf").read_bytes().startswith(b"%PDF")
+    assert not (run / "figures" / "heads_own.pdf").exists() and "interp redraw" in (run / "report.html").read_text()
     model = ranked / "model"
     model.rename(ranked / "gone")
     try:
@@ -92,6 +93,7 @@ def test_figures_are_drawn_anew_without_the_model_as_narrow_as_a_column(ranked, 
     assert right - left == pytest.approx(3.3 * 72, abs=1)
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf  # TrueType, which journals ask for
     assert ">own: best is L" in (run / "figures" / "heads_own.svg").read_text()  # text is text
+    assert "Not drawn yet" not in (run / "report.html").read_text()
     assert "report:" in capsys.readouterr().out
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from interp.answer.maps import coverage
-from interp.statistics.nulls import MaskPool, halves, partners, stack
+from interp.statistics.nulls import MaskPool, _said, draw, halves, partners, stack
 from interp.types import PatchGrid, Sample, Target
 
 
@@ -136,3 +136,28 @@ def test_halves_are_of_equal_size_whatever_the_order():
     found = halves(3, ids)
     assert sorted([sum(found.values()), 41 - sum(found.values())]) == [20, 21]
     assert found == halves(3, [*reversed(ids), *ids]) != halves(4, ids)
+
+
+def test_nulls_of_a_mask_outside_the_pool_are_those_of_sorting_all_others(samples):
+    """The plain way, as it is written down: all masks of other images in the order of their areas, for every phrase."""
+    rng = np.random.default_rng(1)
+    several = [
+        sample(s.image_id, *(t.mask for t in s.targets), *(box(96, 192, 0, h, 0, 0.5) for h in rng.uniform(0.1, 1, 3)))
+        for s in samples
+    ]
+    pool = MaskPool.of(several)
+    for i, area in enumerate([0.0, 1.0, *pool.area[:5], *rng.uniform(0, 0.6, 200)]):
+        image, count = f"image {rng.integers(62):02d}", int(rng.integers(1, 20))
+        others = np.flatnonzero(pool.image_ids != image)
+        others = others[np.argsort(pool.area[others], kind="stable")]
+        smaller = int(np.searchsorted(pool.area[others], area))
+        reach = max(min(2 * count, smaller, len(others) - smaller), -(-count // 2))
+        near = others[max(smaller - reach, 0) : smaller + reach]
+        expected = draw(0, "nulls", image, i).permutation(near)[:count]
+        assert pool._around(image, i, float(area), count, 0).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("data", [b"", b"plain", b"a'b", b'a"b', b"a'\"\\\x00\xff" * 7, bytes(range(256)) * 3])
+def test_the_key_of_a_pool_is_that_of_all_its_bytes_at_once(data):
+    for size in (1, 3, 5, 1 << 20):
+        assert b"".join(_said(memoryview(data), size)) == repr(data).encode()
