@@ -47,6 +47,10 @@ class Parts:
         self._groups, self._at = iter(()), 0
         self._start = lambda: iter(enumerate(cut(again(), batch)))
 
+    def measured(self, group: Group) -> dict[str, np.ndarray]:
+        """What is to be put of a batch."""
+        return score_batch(self.plan, group, not self.lean)
+
     def get(self, key: str) -> dict[str, np.ndarray] | None:
         """A batch without its maps, or None."""
         return self.store.get(key)

@@ -22,7 +22,6 @@ from interp.models._identity import fingerprint, setup
 from interp.ranking.asked import Words, metrics_asked, words_of
 from interp.ranking.batch import Batch, Control, Mentions, Plan
 from interp.ranking.masks import pool_of
-from interp.ranking.measure import score_batch
 from interp.ranking.parts import Parts, size_of
 from interp.ranking.result import Ranking, no_masks
 from interp.ranking.tables import ranking_of
@@ -142,8 +141,7 @@ def rank(
     if progress and store is not None and size:
         tqdm.write(f"about {_told(size)}", file=sys.stderr)
     parts = Parts(plan, kept, again, batch, lean)
-    of_batch = partial(key_of, settings), partial(score_batch, plan, maps=not lean)
-    work = Work(parts, {"what": "scores", **settings}, Batches(again, batch), *of_batch)
+    work = Work(parts, {"what": "scores", **settings}, Batches(again, batch), partial(key_of, settings), parts.measured)
     with tqdm(total=len(ids), desc="attention", unit="image", disable=not progress) as bar:
         for key, scored in work.in_order(lambda part: (part.key, Batch.of(part.arrays, maps=False)), bar):
             parts.add(key, scored)

@@ -69,7 +69,7 @@ def scenes(n, seed=0):
     return samples
 
 
-def fake_captures(lmm, samples, *, answers, batch, tokens, query, max_new_tokens, phrases=None, weighting="attention"):
+def fake_captures(lmm, samples, *, query, **_):
     for sample in samples:
         lmm.captured += 1
         rng = np.random.default_rng([lmm.seed, *sample.id.encode()])

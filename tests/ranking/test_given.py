@@ -70,7 +70,7 @@ def test_what_is_stored_is_not_taken_for_other_words_or_another_metrics_code(lmm
         found = interp.rank(lmm, [scene], [tmp_path / "own.py"], phrases=phrases, store=store, progress=False)
         keys.append(len(store.entries))
         assert found.scores["own"].values.max() <= factor
-    assert keys == [1, 2, 3, 4, 5]
+    assert keys == [2, 4, 6, 8, 10]  # scores and maps of each
 
 
 @pytest.mark.parametrize("given", [[], "", ["  "]])

@@ -46,7 +46,7 @@ def scenes(n, seed=0):
     return samples
 
 
-def fake_captures(lmm, samples, *, answers, batch, tokens, query, max_new_tokens, phrases=None, weighting="attention"):
+def fake_captures(lmm, samples, *, query, **_):
     """Attention of a model in which half of the heads prefer the centre and one may look at the object."""
     for sample in samples:
         lmm.captured.append(sample.id)
@@ -236,7 +236,7 @@ def same(a, b):
 def test_a_killed_run_resumes_with_identical_results_and_computes_nothing_twice():
     samples, options = scenes(14), {"metrics": ["nss", "pointing_game"], "batch": 4}
     whole = quick(FakeLMM(0.3), samples, **options)
-    disk, lmm = Disk(die_after=2), FakeLMM(0.3)
+    disk, lmm = Disk(die_after=4), FakeLMM(0.3)  # maps and scores of two batches
     with pytest.raises(Killed):
         quick(lmm, samples, store=disk, **options)
     disk.die_after = None
