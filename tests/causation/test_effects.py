@@ -389,8 +389,8 @@ def test_a_batch_is_read_once_for_all_studies_of_a_cause(tiny_lmm, samples, monk
 
     class Counted:
         def __iter__(self):
-            walks.append(0)
-            return iter(samples)
+            walks.append(0)  # of a walk that begins
+            yield from samples
 
     monkeypatch.setattr(
         interp.LMM,
