@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -202,13 +203,15 @@ def test_work_that_cannot_be_divided_as_asked_is_refused(model, tmp_path, capsys
 @pytest.mark.slow
 def test_workers_on_ray_that_are_killed_leave_the_same_bytes(finished, model, tmp_path):
     pytest.importorskip("ray")
-    out, killed = tmp_path / "workers", set()
+    out, killed, said = tmp_path / "workers", set(), []
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-m", "interp.cli", *rank(model, out, "--workers", "2", "--device", "cpu")]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and len(killed) < 2:
         for claim in out.glob("claims/*-0*"):
-            worker = int(claim.read_text().split()[1]) if claim.is_file() and claim.read_text() else process.pid
+            with contextlib.suppress(OSError):  # it ends while it is looked at
+                said = claim.read_text().split()
+            worker = int(said[1]) if len(said) > 1 else process.pid
             if worker != process.pid and worker not in killed and len(killed) < 2:
                 killed.add(worker)
                 os.kill(worker, signal.SIGKILL)
