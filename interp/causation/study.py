@@ -16,7 +16,7 @@ from interp.attention.ablation import Reference
 from interp.causation.asked import study_of
 from interp.causation.correlation import correlations
 from interp.causation.harm import measured
-from interp.causation.result import Cause
+from interp.causation.result import Cause, Effects
 from interp.causation.setting import EDGES
 from interp.causation.tables import contrast_table, edge_table, layer_table, set_table
 from interp.causation.usual import draws_for
@@ -97,10 +97,8 @@ def cause(
         ],
         data, said, batch=batch, store=kept, progress=progress,
     )  # fmt: skip
-    cut, layers = (
-        dict(zip(EDGES, rest[: len(EDGES)], strict=True)),
-        dict(zip(BY_LAYER, rest[len(EDGES) :], strict=True)),
-    )
+    cut: dict[str, Effects] = dict(zip(EDGES, rest[: len(EDGES)], strict=True))
+    layers: dict[str, Effects] = dict(zip(BY_LAYER, rest[len(EDGES) :], strict=True))
     scores = {metric: grounding} | {n: _by_head(score, numbers, lmm.heads) for n, score in single.scores.items()}
     return Cause(
         heads=summarise(scores, seed),

@@ -102,6 +102,7 @@ class Resumable:
             if cache is None or cache.get_seq_length():
                 return plain(*args, **call)
             known = self._prompt(0, torch.arange(len(nothing)))
+            kept: Any
             for number, kept in enumerate(known.layers):
                 cache.update(kept.keys, kept.values, number)
             step = next_inputs(model, inputs, nothing, nothing, cache, 1)

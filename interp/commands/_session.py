@@ -51,8 +51,8 @@ def load(options: Namespace, place: str | None = None) -> LMM:
     """The model that the options name, or the one at ``place``, on the device and in the precision that they name."""
     import interp
 
-    place, how = options.model if place is None else place, placed(options)
-    return once(("model", place, repr(how)), lambda: interp.load(place, **how))
+    name, how = options.model if place is None else place, placed(options)
+    return once(("model", name, repr(how)), lambda: interp.load(name, **how))
 
 
 @contextmanager

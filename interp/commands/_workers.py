@@ -161,7 +161,7 @@ class _Workers:
 def _cluster(options: argparse.Namespace) -> Iterator[tuple[Any, Callable[[], Any], int]]:
     """Ray, a function that starts a worker, and how many there are to be."""
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise RayMissing(
             "--workers and --ray need Ray, which is not installed; run `pip install interp[ray]`, or give every "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -111,6 +111,6 @@ def pack(records: Sequence[Record], skipped: Sequence[Skip]) -> dict[str, np.nda
     return marked(arrays, any(r.truths for r in records))
 
 
-def unpack(arrays: dict[str, np.ndarray]) -> tuple[list[Record], list[Skip]]:
+def unpack(arrays: Mapping[str, np.ndarray]) -> tuple[list[Record], list[Skip]]:
     text = json.loads(arrays["json"].tobytes().decode())
     return [Record.from_json(r) for r in text["records"]], [Skip(*s) for s in text["skipped"]]

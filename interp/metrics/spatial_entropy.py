@@ -10,6 +10,7 @@ The published code takes the same relu(S - mean). No fixed threshold is used her
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ def _by_scipy(active: Bool[Tensor, "*axes row col"]) -> Int[Tensor, "*axes row c
     flat = active.reshape(-1, rows, cols).numpy()
     together = np.zeros((3, 3, 3), dtype=bool)
     together[1] = True
-    labels, count = ndimage.label(flat, together)  # type: ignore[misc]
+    labels, count = cast("tuple[np.ndarray, int]", ndimage.label(flat, together))
     largest = np.zeros(count + 1, dtype=np.int64)
     cells = np.arange(1, rows * cols + 1).reshape(rows, cols)
     largest[labels] = np.broadcast_to(cells, flat.shape)  # in order: the last cell of each label stays

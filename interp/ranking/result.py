@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -13,9 +13,6 @@ from interp.handle import OfTables
 from interp.statistics.scores import HeadScores
 from interp.statistics.summary import PhraseTable
 from interp.types import By, Head, Sample, Skip
-
-# What may be given for a table that is made whole when it is asked for; what is asked for is always a table.
-WhenAsked: TypeAlias = pd.DataFrame if TYPE_CHECKING else pd.DataFrame | PhraseTable
 
 TOP = {"top1": 1, "top3": 3, "top10": 10}
 
@@ -76,7 +73,10 @@ class Ranking(OfTables):
     scores: Mapping[str, HeadScores]
     heads: pd.DataFrame
     reductions: pd.DataFrame
-    phrases: WhenAsked = _WhenAsked()  # type: ignore[assignment]
+    if TYPE_CHECKING:  # what may be given is more than what is got
+        phrases: pd.DataFrame
+    else:
+        phrases: pd.DataFrame | PhraseTable = _WhenAsked()
     localization: pd.DataFrame
     agreement: pd.DataFrame
     rows: pd.DataFrame

@@ -62,7 +62,9 @@ def draw(run: Run) -> None:
 
 def _main(run: Run) -> str:
     """The metric that the report opens with."""
-    return figures.headline(run.read_table("scores")[["metric", "p_corrected"]], run.manifest["about"]["metrics"])
+    return figures.headline(
+        run.read_table("scores").filter(["metric", "p_corrected"]), run.manifest["about"]["metrics"]
+    )
 
 
 def _quantity(differences: Any, metric: str) -> str:

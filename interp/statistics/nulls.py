@@ -98,7 +98,7 @@ class MaskPool:
         """Changes with any mask or image id of the pool."""
         # That of repr(("balanced", ids, bytes)), which would be four times as large as the masks, a piece at a time.
         found = hashlib.sha256(repr(("balanced", list(self.image_ids)))[:-1].encode() + b", ")
-        for piece in _said(memoryview(np.ascontiguousarray(self.bits)).cast("B")):
+        for piece in _said(memoryview(np.ascontiguousarray(self.bits).data).cast("B")):
             found.update(piece)
         found.update(b")")
         return found.hexdigest()

@@ -147,7 +147,7 @@ class HeadScores(OfPhrases):
             return np.full(self.values.shape[1:], np.nan)
         found = []
         for block in self.blocks(rows):
-            values = block.values if by == "mean" else block.specificity
+            values = block.values if by == "mean" or block.specificity is None else block.specificity
             with np.errstate(invalid="ignore", divide="ignore"):
                 found.append(np.nansum(values, 0)[0] / np.isfinite(values).sum(0)[0])
         return np.concatenate(found).reshape(self.values.shape[1:])

@@ -53,7 +53,7 @@ def taken(part: np.ndarray) -> np.ndarray:
     if file is None or (inner.size and inner.strides[-1] != inner.itemsize):
         return np.ascontiguousarray(part)
     found = np.empty(inner.shape, part.dtype)
-    data = memoryview(found.reshape(-1)).cast("B")
+    data = memoryview(found.reshape(-1).data).cast("B")
     for at, end, place in _runs(file, inner):
         while at < end:  # a call moves two gigabytes at most
             moved = os.preadv(file.number, [data[at:end]], place)
@@ -68,7 +68,7 @@ def put(part: np.ndarray, values: np.ndarray) -> None:
         part[...] = values
         return
     order, inner = _laid_out(part)
-    data = memoryview(np.ascontiguousarray(values.astype(part.dtype).transpose(order)).reshape(-1)).cast("B")
+    data = memoryview(np.ascontiguousarray(values.astype(part.dtype).transpose(order)).reshape(-1).data).cast("B")
     for at, end, place in _runs(file, inner):
         while at < end:
             moved = os.pwrite(file.number, data[at:end], place)
