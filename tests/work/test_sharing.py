@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 
 import numpy as np
@@ -223,3 +224,33 @@ def test_a_part_without_a_store_that_outlives_it_is_refused():
 def test_what_all_need_is_computed_whole_in_a_part_alone(tmp_path):
     with of(Share((1, 4), whole=False)), together():
         assert results(work(tmp_path / "run", tmp_path / "log")) == WHOLE
+
+
+def test_a_batch_is_written_behind_the_next_one_and_stays_claimed_until_it_lies_there(tmp_path, monkeypatch):
+    """Else another process finds neither batch nor claim and computes it again."""
+    put, seen, log = Run.put, [], tmp_path / "log"
+
+    def slow(run, key, arrays):
+        time.sleep(0.01)
+        put(run, key, arrays)
+        seen.append((threading.current_thread(), len(list(run.claims.folder.iterdir()))))
+
+    monkeypatch.setattr(Run, "put", slow)
+    assert results(work(tmp_path / "run", log)) == WHOLE
+    assert len(seen) == 21 and all(claims >= 1 for _, claims in seen)
+    assert threading.current_thread() not in {thread for thread, _ in seen}
+    assert not list((tmp_path / "run" / "claims").iterdir())
+
+
+def test_a_part_whose_last_batch_cannot_be_written_is_not_said_to_be_done(tmp_path, monkeypatch):
+    put, log = Run.put, tmp_path / "log"
+
+    def full(run, key, arrays):
+        if len(computed(log)) == 21:
+            raise OSError("No space left on device")
+        put(run, key, arrays)
+
+    monkeypatch.setattr(Run, "put", full)
+    with of(Share((0, 1), whole=False)), pytest.raises(OSError, match="No space"):
+        results(work(tmp_path / "run", log))
+    assert not list((tmp_path / "run" / "claims").iterdir())
