@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not see names that 
     from interp.types import Segmentation as Segmentation
     from interp.types import Skip as Skip
     from interp.types import Target as Target
+    from interp.work.sharing import shard as shard
 
 _HOME = {
     "load": "interp.models._load",
