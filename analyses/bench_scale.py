@@ -85,7 +85,7 @@ def _imported() -> Any:
     return cli
 
 
-def stored(phrases: int, metrics: int, grid: tuple[int, int], rows: bool) -> list[dict[str, Any]]:
+def stored(phrases: int, metrics: int, grid: tuple[int, int], rows: bool, home: Path) -> list[dict[str, Any]]:
     """The stages from scored batches to files, of so many phrases."""
     import numpy as np
 
@@ -137,7 +137,7 @@ def stored(phrases: int, metrics: int, grid: tuple[int, int], rows: bool) -> lis
             made.add(Batch.of(part(i), maps=False))
         return made
 
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    with tempfile.TemporaryDirectory(dir=home) as folder:
         run = Run.open(folder, {})
         manifest = {"samples": phrases // PHRASES, "headline": "pointing_game"}
         words = stages.run("words", words_of)
@@ -155,9 +155,9 @@ def _write(run: Any, ranking: Any, report: Any) -> None:
             run.write_table(name, getattr(ranking, name))
 
 
-def child(what: dict[str, Any]) -> list[dict[str, Any]]:
+def child(what: dict[str, Any], out: Path) -> list[dict[str, Any]]:
     """The stages of one size, in a process of its own."""
-    words = [sys.executable, __file__, "--child", json.dumps(what)]
+    words = [sys.executable, __file__, "--out", str(out), "--child", json.dumps(what)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     return [{**what, **row} for row in json.loads(done.stdout.splitlines()[-1])]
 
@@ -183,7 +183,7 @@ def draw(rows: Any, path: Path) -> None:
                 column[1].plot(peak.index, peak, dash, marker="o", color="black", label=f"{metrics} metrics")
             column[0].set(title=f"processor time over {size}", ylabel="seconds")
             column[1].set(title="peak memory of the process", xlabel=size, ylabel="MiB", ylim=(0, None))
-            for axes in column:
+            for axes in column if len(own) else ():
                 axes.legend()
         figure.savefig(path, dpi=150)
 
@@ -191,22 +191,22 @@ def draw(rows: Any, path: Path) -> None:
 def main() -> None:
     """Prints the table, and writes it and the figure beside --out."""
     a = options()
+    a.out.parent.mkdir(parents=True, exist_ok=True)
     if a.child:
         what = json.loads(a.child)
         if "images" in what:
             found = ranked(what["model"], what["images"])
         else:
-            found = stored(what["phrases"], what["metrics"], tuple(what["grid"]), what["rows"] == "all")
+            found = stored(what["phrases"], what["metrics"], tuple(what["grid"]), what["rows"] == "all", a.out.parent)
         print(json.dumps(found))
         return
     import pandas as pd
 
     sizes: list[dict[str, Any]] = [{"model": a.model, "images": n, "metrics": 9} for n in a.images]
     sizes += [{"phrases": n, "metrics": m, "grid": a.grid, "rows": a.rows} for m in a.metrics for n in a.phrases]
-    rows = pd.DataFrame([row for size in sizes for row in child(size)]).reindex(
+    rows = pd.DataFrame([row for size in sizes for row in child(size, a.out)]).reindex(
         columns=["images", "phrases", "metrics", "rows", "stage", "seconds", "peak, MiB"]
     )
-    a.out.parent.mkdir(parents=True, exist_ok=True)
     rows.to_csv(a.out.with_suffix(".csv"), index=False)
     draw(rows, a.out.with_suffix(".png"))
     print(rows.round(1).to_string(index=False, na_rep=""))
