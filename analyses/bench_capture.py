@@ -37,6 +37,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -258,6 +259,10 @@ def main() -> None:
         print(peak(args.peak_of, args))
         return
     ways = [way for way in capture_ways.WAYS if way in args.ways] if args.given else list(WAYS)
+    for way, package in (("lens", "transformer_lens"), ("nnsight", "nnsight")):
+        if way in ways and find_spec(package) is None:
+            ways.remove(way)
+            print(f"without {way}: pip install {package.replace('_', '-')}")
     found = [measured(args, ways, size, sys.argv[1:]) for size in (args.batches if args.given else [1])]
     setting = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "peak_of"}
     setting |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}

@@ -153,7 +153,9 @@ def nnsight(asked: Asked) -> tuple[Tensor, Tensor]:
     asked.__dict__["wrapped"] = wrapped
     layers = wrapped.model.language_model.layers
     with eager(asked.lmm), wrapped.trace(**inputs, logits_to_keep=len(rows)):
-        found = [layer.self_attn.output[1][:, :, rows][..., patches].save() for layer in layers]
+        found = list().save()  # type: ignore[attr-defined]  # inside, objects have nnsight's save
+        for layer in layers:
+            found.append(layer.self_attn.output[1][:, :, rows][..., patches])
     return asked.given(list(found))
 
 
