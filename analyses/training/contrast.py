@@ -12,7 +12,7 @@ import torch
 
 from interp.datasets import scenes
 from training.clip import FEATURES, captioned, clip_model
-from training.loop import train
+from training.loop import compile_layers, train
 from training.parts import Log
 from training.pictures import CLOSE, GRID, PATCH, PIXELS, Rendered
 from training.tokenizer import load_tokenizer
@@ -107,15 +107,14 @@ def clip(work: Path, log: Log, device: str, size: int = 96) -> None:
     and by each token's best patch (FILIP, arXiv 2111.07783, captions to images): what is where is for CLIP to find out.
     Close-ups have 36 patches instead of 144, and every noun as often as every
     other in each batch. Two thirds of a scene's patches are left out in the middle part, which cuts their cost (FLIP,
-    arXiv 2212.00794).
+    arXiv 2212.00794). Weights in WORK/clip_start.pt, where there are some, are where it begins.
     """
     fast = load_tokenizer(work)
     torch.manual_seed(0)
     model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>")).to(device)
     if (work / "clip_start.pt").exists():
         model.load_state_dict(torch.load(work / "clip_start.pt", weights_only=True), strict=False)
-    for layer in (*model.vision_model.encoder.layers, *model.text_model.encoder.layers):
-        layer.compile(dynamic=True)
+    compile_layers((*model.vision_model.encoder.layers, *model.text_model.encoder.layers))
     batches, steps = Batches(work, fast, size), CLOSE_STEPS + PART_STEPS + WHOLE_STEPS
     train("clip_state", model, batches, lambda batch: loss_of(model, batch), steps, 1e-3, 0.1, work, log, device)
     torch.save({"model": model.state_dict()}, work / "clip.pt")

@@ -22,6 +22,12 @@ def fast_bf16(device: str) -> bool:
     return device != "cpu" or torch.cpu._is_amx_tile_supported()
 
 
+def compile_layers(layers) -> None:
+    """Has each layer compiled when it first runs, for inputs of any size."""
+    for layer in layers:
+        layer.compile(dynamic=True)
+
+
 def train(name, module, batches, loss_of, steps, rate, decay, work, log, device, warm=50, floor=0.02) -> None:
     """Trains ``module`` with warm-up and cosine to ``floor`` of the rate, in bf16 where that is fast.
 

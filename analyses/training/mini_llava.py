@@ -12,6 +12,7 @@ from training.clip import FEATURES, load_clip
 from training.contrast import clip
 from training.dialogues import TEMPLATE, Dialogues
 from training.export import checkpoints_of, export_checkpoints, export_log, halved
+from training.loop import compile_layers
 from training.parts import Log, arguments, parsed, run
 from training.pictures import GRID, MEAN, PATCH, PIXELS, STD, Rendered, render_close_ups, render_scenes
 from training.stages import Round, Start, lora, projector
@@ -51,16 +52,11 @@ def for_training(work: Path) -> Start:
 
     def start(how: Round, seed: int) -> tuple[Any, Dialogues]:
         data = Rendered(work, things=how.things)
-        return compiled(assemble(work, seed)[0]), Dialogues(data, load_tokenizer(work), how.captions_only, how.answers)
+        model = assemble(work, seed)[0]
+        compile_layers(model.model.language_model.layers)
+        return model, Dialogues(data, load_tokenizer(work), how.captions_only, how.answers)
 
     return start
-
-
-def compiled(model: Any) -> Any:
-    """The model, whose language model's layers are compiled when they first run."""
-    for layer in model.model.language_model.layers:
-        layer.compile(dynamic=True)
-    return model
 
 
 def export(work: Path, log: Log, out: Path) -> None:

@@ -14,6 +14,7 @@ from interp.models.difflmm import DiffLMMConfig, DiffLMMForConditionalGeneration
 from training import mini_llava
 from training.dialogues import TEMPLATE
 from training.export import checkpoints_of, export_checkpoints, export_log
+from training.loop import compile_layers
 from training.mini_difflmm.autoencoder import AUTOENCODER, Posteriors, load_autoencoder
 from training.mini_difflmm.pictures import Dialogues, Pictures
 from training.mini_difflmm.unet import UNET, plain_attention
@@ -62,7 +63,8 @@ def for_training(pictures: Path, work: Path, device: str) -> Start:
     """What gives the model, with the autoencoder's part computed once, and a round's batches."""
 
     def start(how: Round, seed: int) -> tuple[Any, Dialogues]:
-        model = mini_llava.compiled(assemble(pictures, work, seed))
+        model = assemble(pictures, work, seed)
+        compile_layers(model.model.language_model.layers)
         data = Pictures(pictures, things=how.things)
         model.model.diffusion.posterior = Posteriors(work, data)
         plain_attention(model.model.diffusion.unet, device)

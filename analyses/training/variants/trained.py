@@ -13,6 +13,7 @@ from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGenera
 
 from interp.models.difflmm import DiffLMMForConditionalGeneration
 from training import dialogues
+from training.loop import compile_layers
 from training.mini_difflmm.autoencoder import Posteriors, posteriors
 from training.mini_difflmm.pictures import Dialogues, Pictures
 from training.mini_difflmm.unet import plain_attention
@@ -51,8 +52,7 @@ def untrained(variant: str, a: argparse.Namespace, how: Round, seed: int) -> tup
         plain_attention(model.model.diffusion.unet, a.device)
         take_away(model, variant, a.mini_llava)
     if a.compile:
-        for layer in model.model.language_model.layers:
-            layer.compile(dynamic=True)
+        compile_layers(model.model.language_model.layers)
     return model, Shifted(data, seed)
 
 
