@@ -128,8 +128,9 @@ def stored(phrases: int, metrics: int, grid: tuple[int, int], rows: bool, home: 
     def best(i: int, top: Any, halves: Any) -> Any:
         """Scores of the best heads' mean maps."""
         own = Batch.of(part(i), maps=False).scores
-        return {name: own[name]._replace(**{p: getattr(own[name], p)[:, :1, : len(TOP)] for p in own[name]._fields[:3]})
-                for name in top}  # fmt: skip
+        three = own[names[0]]._fields[:3]
+        cut = {n: {p: getattr(own[n], p)[:, :1, : len(TOP)].copy() for p in three} for n in top}  # views keep the whole
+        return {name: own[name]._replace(**parts) for name, parts in cut.items()}
 
     def words_of() -> Words:
         made = Words()

@@ -1,4 +1,4 @@
-"""CLIP's training: whole captions with images."""
+"""CLIP's training: captions with images, and their words with patches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from training.parts import Log
 from training.pictures import CLOSE, GRID, PATCH, PIXELS, Rendered
 from training.tokenizer import load_tokenizer
 
-CLOSE_STEPS, PART_STEPS, WHOLE_STEPS, KEPT = 300, 900, 120, 48  # close-ups; scenes, KEPT of 144 patches; whole scenes
+CLOSE_STEPS, HALVED_STEPS, WHOLE_STEPS = 250, 2350, 250  # close-ups, scenes with half of their patches, scenes
+FEWEST = 6  # patches that a thing fills, more or less, when it is small
 
 
 def placed(close_ups: torch.Tensor, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,27 +49,45 @@ def only(patches: torch.Tensor | None, embeddings: torch.nn.Module) -> Iterator[
         handle.remove()
 
 
-def agreement(model: Any, pixel_values, input_ids, attention_mask, patches=None) -> list[torch.Tensor]:
-    """Two of Float[images captions], cosines times scale: of the class token with the whole caption; and the mean over
-    the caption's tokens of their best patch, at the layer that LLaVA reads. From all patches or from some (``patches``,
-    Int[images kept])."""
-    direction = lambda x: torch.nn.functional.normalize(x.float(), dim=-1)  # noqa: E731
-    with only(patches, model.vision_model.embeddings):
-        seen = model.vision_model(pixel_values=pixel_values, output_hidden_states=True)
-    read = model.text_model(input_ids=input_ids, attention_mask=attention_mask)
-    whole = direction(model.visual_projection(seen.pooler_output)) @ direction(model.text_projection(read[1])).T
-    parts = direction(model.visual_projection(model.vision_model.post_layernorm(seen.hidden_states[FEATURES][:, 1:])))
-    tokens = direction(model.text_projection(read[0]))
-    best = torch.einsum("ipc,tkc->itpk", parts, tokens).amax(2)
-    there = attention_mask / attention_mask.sum(1, keepdim=True)
-    return [scores * model.logit_scale.exp() for scores in (whole, torch.einsum("itk,tk->it", best, there))]
+class Contrasts(torch.nn.Module):
+    """A CLIPModel and what compares its patches with single words; only the CLIPModel is kept."""
+
+    def __init__(self, model: torch.nn.Module, words: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.clip, self.words = model, words
+        self.patches = torch.nn.Sequential(torch.nn.LayerNorm(192), torch.nn.Linear(192, 192))
+        self.scale = torch.nn.Parameter(torch.tensor(14.0).log())
+
+    def forward(self, pixel_values, input_ids, attention_mask, patches=None):
+        """Cosines times scale: Float[images captions], and Float[images words] of each word's ``FEWEST`` best patches.
+
+        ``patches`` (Int[images kept]): those looked at, or all; of half of them, half as many count.
+        """
+        direction = lambda x: torch.nn.functional.normalize(x.float(), dim=-1)  # noqa: E731
+        read = lambda ids, mask: direction(  # noqa: E731
+            self.clip.text_projection(self.clip.text_model(input_ids=ids, attention_mask=mask).pooler_output)
+        )
+        with only(patches, self.clip.vision_model.embeddings):
+            seen = self.clip.vision_model(pixel_values=pixel_values, output_hidden_states=True)
+        words = {key: ids.to(input_ids.device) for key, ids in self.words.items()}
+        captions = direction(self.clip.visual_projection(seen.pooler_output)) @ read(input_ids, attention_mask).T
+        single = direction(self.patches(seen.hidden_states[FEATURES][:, 1:]))
+        single = single @ read(words["input_ids"], words["attention_mask"]).T
+        fewest = FEWEST if single.shape[1] == GRID**2 else FEWEST // 2
+        return captions * self.clip.logit_scale.exp(), single.topk(fewest, 1).values.mean(1) * self.scale.exp()
+
+
+def contrast(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Mean over the right pairs of -log(e^right / (e^right + sum of e^wrong)), the wrong ones from the same row."""
+    wrong = scores.masked_fill(right, -1e4).logsumexp(1, keepdim=True)
+    return torch.nn.functional.softplus(wrong - scores)[right].mean()
 
 
 class Batches:
-    """What CLIP sees at each step: close-ups, scenes with a third of their patches, or whole ones, ``size`` at once."""
+    """What CLIP sees at each step: close-ups, scenes with half of their patches, or scenes; ``size`` scenes at once."""
 
     def __init__(self, work: Path, fast: Any, size: int) -> None:
-        self.work, self.fast, self.size, self.nouns = work, fast, size, len(scenes.nouns())
+        self.work, self.fast, self.size = work, fast, size
 
     @cached_property
     def close(self) -> Rendered:
@@ -79,42 +98,56 @@ class Batches:
         return Rendered(self.work)
 
     def __call__(self, step: int) -> dict[str, torch.Tensor]:
-        """Pictures, captions, and which patches are looked at."""
+        """Pictures, captions, which patches are looked at, and which words are ``right`` (Bool[image word])."""
         random = torch.Generator().manual_seed(step)
         close = step < CLOSE_STEPS
-        data, amount = (self.close, self.nouns) if close else (self.whole, self.size)
-        batch = captioned(data, self.fast, range(step * amount, (step + 1) * amount))
+        data, amount = (self.close, len(scenes.nouns())) if close else (self.whole, self.size)
+        visits = range(step * amount, (step + 1) * amount)
+        batch = captioned(data, self.fast, visits)
         if close:
             batch["pixel_values"], batch["patches"] = placed(batch["pixel_values"], random)
-        elif step < CLOSE_STEPS + PART_STEPS:
-            batch["patches"] = torch.rand(amount, GRID**2, generator=random).argsort(1)[:, :KEPT]
+        elif step < CLOSE_STEPS + HALVED_STEPS:
+            batch["patches"] = torch.rand(amount, GRID**2, generator=random).argsort(1)[:, : GRID**2 // 2]
+        said = [{word for t in data.things[visit % len(data)] for word in (t.noun, t.colour)} for visit in visits]
+        batch["right"] = torch.tensor([[word in those for word in words()] for those in said])
         return batch
 
 
-def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-    """The contrast of images with captions, both ways round; and how often the right caption is the nearest."""
-    both = agreement(model, **batch)
-    own = torch.arange(len(both[0]), device=both[0].device)
-    loss = sum(torch.nn.functional.cross_entropy(x, own) for scores in both for x in (scores, scores.T)) / 4
-    found = [round((scores.argmax(1) == own).float().mean().item(), 3) for scores in both]
-    return loss, {"found": found[0], "found_by_tokens": found[1]}
+def words() -> list[str]:
+    """What patches are compared with: nouns, and the colours that things are said to have."""
+    return [*scenes.nouns(), *scenes.COLOURS]
 
 
-def clip(work: Path, log: Log, device: str, size: int = 96) -> None:
-    """The contrastive model, from pictures and whole captions alone: close-ups first, scenes then.
+def loss_of(both: Contrasts, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    """The sum of three contrasts (captions, nouns, colours), and each of them to log."""
+    right, nouns = batch.pop("right"), len(scenes.nouns())
+    captions, of_words = both(**batch)
+    own = torch.arange(len(captions), device=captions.device)
+    parts = {"captions": sum(torch.nn.functional.cross_entropy(x, own) for x in (captions, captions.T)) / 2}
+    for name, some in (("nouns", slice(nouns)), ("colours", slice(nouns, None))):
+        scores, true = of_words[:, some], right[:, some]
+        parts[name] = (contrast(scores, true) + contrast(scores.T, true.T)) / 2
+    loss = parts["captions"] + parts["nouns"] + 0.3 * parts["colours"]
+    return loss, {name: round(part.item(), 3) for name, part in parts.items()}
 
-    Captions name things, free or by colour, size and place, and are contrasted with whole images, by the class token
-    and by each token's best patch (FILIP, arXiv 2111.07783, captions to images): what is where is for CLIP to find out.
-    Close-ups have 36 patches instead of 144, and every noun as often as every
-    other in each batch. Two thirds of a scene's patches are left out in the middle part, which cuts their cost (FLIP,
-    arXiv 2212.00794). Weights in WORK/clip_start.pt, where there are some, are where it begins.
+
+def clip(work: Path, log: Log, device: str, size: int = 64) -> None:
+    """The contrastive model, from pictures and captions alone: close-ups first, scenes then.
+
+    Captions are contrasted with images, as ever; and their nouns and colours with patches: a word, by its best patches,
+    with the words that the caption lacks and with the images whose captions lack it (after FILIP, arXiv 2111.07783,
+    whose units are all tokens). Captions tell what is there, never where. Close-ups have 36 patches instead of 144, and
+    every noun as often as every other in each batch. Half of a scene's patches are left out in the middle part, which
+    halves their cost (FLIP, arXiv 2212.00794). It begins from the weights in WORK/clip_start.pt, where there are some.
     """
     fast = load_tokenizer(work)
+    read = fast([f"a {word}<eot>" for word in words()], return_tensors="pt", padding=True, padding_side="right")
     torch.manual_seed(0)
-    model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>")).to(device)
+    model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>"))
     if (work / "clip_start.pt").exists():
         model.load_state_dict(torch.load(work / "clip_start.pt", weights_only=True), strict=False)
+    both = Contrasts(model, {key: read[key] for key in ("input_ids", "attention_mask")}).to(device)
     compile_layers((*model.vision_model.encoder.layers, *model.text_model.encoder.layers))
-    batches, steps = Batches(work, fast, size), CLOSE_STEPS + PART_STEPS + WHOLE_STEPS
-    train("clip_state", model, batches, lambda batch: loss_of(model, batch), steps, 1e-3, 0.1, work, log, device)
+    batches, steps = Batches(work, fast, size), CLOSE_STEPS + HALVED_STEPS + WHOLE_STEPS
+    train("clip_state", both, batches, lambda batch: loss_of(both, batch), steps, 1e-3, 0.1, work, log, device)
     torch.save({"model": model.state_dict()}, work / "clip.pt")

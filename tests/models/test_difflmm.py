@@ -161,6 +161,42 @@ def test_the_feature_is_what_the_whole_u_net_has_behind_that_block(build, images
     assert got.std() > 0.05
 
 
+def test_a_coarser_clip_grid_leaves_what_lies_where_within_a_cell_to_the_diffusion_model(build, images):
+    model, processor = build()
+    coarse, _ = build(clip_grid=2)
+    assert model.state_dict().keys() == coarse.state_dict().keys()
+    values = pixels(processor, images)["pixel_values"]
+    with torch.no_grad():
+        fine, got = (m.model.clip_tokens(values).unflatten(1, (8, 8)) for m in (model, coarse))
+    for row in range(8):
+        for column in range(8):
+            top, left = row // 4 * 4, column // 4 * 4
+            want = fine[:, top : top + 4, left : left + 4].mean((1, 2))
+            torch.testing.assert_close(got[:, row, column], want, atol=1e-5, rtol=1e-5)
+    for grid in (0, 3, 16):
+        with pytest.raises(ValueError, match=r"clip_grid .* divides CLIP's 8 patches"):
+            build(clip_grid=grid)
+
+
+def test_feature_and_clip_tokens_of_one_scale_count_alike_whatever_their_own(build):
+    model, _ = build(same_scale=True)
+    as_published, _ = build()
+    feature, clip = torch.randn(2, 16, 8, 8), torch.randn(2, 64, 16)
+    projector, plain = model.model.multi_modal_projector, as_published.model.multi_modal_projector
+    plain.load_state_dict(projector.state_dict())
+    with torch.no_grad():
+        want = projector(feature, clip)
+        torch.testing.assert_close(projector(feature, 40 * clip + 3), want, atol=1e-4, rtol=1e-4)
+        assert (plain(feature, 40 * clip + 3) - plain(feature, clip)).abs().max() > 1
+        seen = {}
+        projector.linear.register_forward_hook(lambda module, args, output: seen.update(joined=args[0]))
+        projector(feature, clip)
+    own = projector.reduce[0].out_features
+    for part in (seen["joined"][..., :own], seen["joined"][..., own:]):
+        torch.testing.assert_close(part.mean(-1), torch.zeros(2, 64), atol=1e-4, rtol=0)
+        torch.testing.assert_close(part.var(-1, unbiased=False), torch.ones(2, 64), atol=2e-2, rtol=0)
+
+
 def test_clip_sees_the_image_that_its_own_processor_would_make(tiny, images):
     from transformers import CLIPImageProcessorPil
 

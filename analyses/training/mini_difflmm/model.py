@@ -24,6 +24,7 @@ from training.stages import Round, Start
 from training.tokenizer import load_tokenizer
 
 FEATURE = 64  # channels that the U-Net's feature is projected to
+COARSE = 3  # CLIP's grid: a cell of 4 x 4 patches is about one thing, so that *where* is the feature's to tell
 POSITION = 0.02  # deviation of new position embeddings, as of all other new weights
 
 
@@ -33,7 +34,8 @@ def configuration(clip_part: Any, language: Any, fast: Any, work: Path) -> DiffL
         vision_config=clip_part.config.vision_config, text_config=language.config, image_size=PIXELS,
         vae_config={**AUTOENCODER, **json.loads((work / "scaling.json").read_text())}, unet_config=UNET,
         image_token_id=fast.convert_tokens_to_ids("<image>"), vision_feature_layer=-2, projector_feature_size=FEATURE,
-        position_initializer_range=POSITION, attn_implementation="eager", tie_word_embeddings=True,
+        position_initializer_range=POSITION, clip_grid=COARSE, same_scale=True,
+        attn_implementation="eager", tie_word_embeddings=True,
     )  # fmt: skip
 
 

@@ -61,6 +61,10 @@ class DiffLMMConfig(LlavaConfig):
         captioner_hidden_size: width of the implicit captioner (default: the U-Net's cross-attention width).
         projector_feature_size: channels that the U-Net's feature is projected to (default: text width / 4).
         position_initializer_range: standard deviation of new position embeddings.
+        clip_grid: cells along the side of a coarser grid: each patch of CLIP gives way to the mean of its cell's
+            patches, so that what lies where within a cell is the diffusion model's to tell. None: as published.
+        same_scale: whether the projected feature and CLIP's tokens are joined with mean 0 and deviation 1 over their
+            channels each. As published they are joined as they come.
     """
 
     model_type = "difflmm"
@@ -99,6 +103,8 @@ class DiffLMMConfig(LlavaConfig):
     captioner_hidden_size: Any = None
     projector_feature_size: Any = None
     position_initializer_range: float = 1.0
+    clip_grid: int | None = None
+    same_scale: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.vae_config = dict(VAE if self.vae_config is None else self.vae_config)
@@ -127,6 +133,11 @@ class DiffLMMConfig(LlavaConfig):
     def patch_size(self) -> int:
         """Pixels of the padded square along the side of one cell of the feature, which is one image token."""
         return self.image_size // self.grid_side
+
+    @property
+    def clip_cell(self) -> int:
+        """Patches of CLIP along the side of a cell of the coarser grid; 1 without one."""
+        return self.grid_side // (self.clip_grid or self.grid_side)
 
     @property
     def feature_channels(self) -> int:
@@ -170,5 +181,9 @@ class DiffLMMConfig(LlavaConfig):
             raise ValueError(
                 f"CLIP sees {clip} x {clip} patches, but up block {self.up_block_index} gives {self.grid_side} x "
                 f"{self.grid_side} cells for images of {self.image_size} pixels; the two must be equal"
+            )
+        if self.clip_grid is not None and (self.clip_grid < 1 or clip % self.clip_grid):
+            raise ValueError(
+                f"clip_grid is {self.clip_grid}; expected a number that divides CLIP's {clip} patches a side"
             )
         _ = self.kept_signal

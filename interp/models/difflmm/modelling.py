@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from einops import reduce, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, layer_norm
 from transformers import AutoModel, GenerationConfig, LlavaForConditionalGeneration, LlavaModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -35,6 +36,7 @@ class DiffLMMProjector(nn.Module):
         clip, text, act = config.vision_config.hidden_size, config.text_config.hidden_size, config.projector_hidden_act
         caption, hidden = config.unet_config["cross_attention_dim"], config.captioner_hidden_size
         feature = config.projector_feature_size
+        self.same_scale = config.same_scale
         self.captioner = nn.Sequential(nn.Linear(clip, hidden), ACT2FN[act], nn.Linear(hidden, caption))
         self.caption_position = nn.Parameter(torch.zeros(config.image_seq_length, caption))
         self.norm = nn.LayerNorm(config.feature_channels)
@@ -51,7 +53,10 @@ class DiffLMMProjector(nn.Module):
     ) -> Float[Tensor, "sample patch hidden"]:
         """Image tokens for the language model, row by row."""
         reduced = self.reduce(self.norm(feature.flatten(2).transpose(1, 2)))
-        return self.linear(torch.cat([reduced, clip.to(reduced)], -1)) + self.position
+        parts = [reduced, clip.to(reduced)]
+        if self.same_scale:
+            parts = [layer_norm(part, part.shape[-1:]) for part in parts]
+        return self.linear(torch.cat(parts, -1)) + self.position
 
 
 class DiffLMMPreTrainedModel(LlavaPreTrainedModel):
@@ -140,12 +145,22 @@ class DiffLMMModel(DiffLMMPreTrainedModel, LlavaModel):
             seeds = [int(seed) for seed in (seeds.tolist() if isinstance(seeds, Tensor) else seeds)]
             if len(seeds) != len(pixel_values):
                 raise ValueError(f"{len(seeds)} seeds for {len(pixel_values)} images; expected one for each")
-        seen = self.vision_tower(self.clip_pixels(pixel_values), output_hidden_states=True, return_dict=True)
-        clip = seen.hidden_states[self.config.vision_feature_layer][:, 1:]
+        clip = self.clip_tokens(pixel_values)
         context = self.multi_modal_projector.caption(clip)
         feature = self.diffusion(pixel_values, context, seeds)
         tokens: Any = list(self.multi_modal_projector(feature, clip))
         return BaseModelOutputWithPooling(last_hidden_state=feature, pooler_output=tokens)
+
+    def clip_tokens(self, pixel_values: Float[Tensor, "sample 3 height width"]) -> Float[Tensor, "sample patch clip"]:
+        """CLIP's patches at the layer that is read; with ``clip_grid``, the mean of each cell's patches at all of
+        them."""
+        seen = self.vision_tower(self.clip_pixels(pixel_values), output_hidden_states=True, return_dict=True)
+        tokens = seen.hidden_states[self.config.vision_feature_layer][:, 1:]
+        if not self.config.clip_grid:
+            return tokens
+        sizes = {"r": self.config.clip_grid, "c": self.config.clip_grid, "i": self.config.clip_cell}
+        means = reduce(tokens, "b (r i c j) h -> b r c h", "mean", **sizes)
+        return repeat(means, "b r c h -> b (r i c j) h", i=self.config.clip_cell, j=self.config.clip_cell)
 
     def clip_pixels(
         self, pixel_values: Float[Tensor, "sample 3 height width"]
