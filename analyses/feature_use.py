@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     a = parser.parse_args()
     samples = list(scenes.load(split="test", samples=a.samples))
-    told = [scenes.described_samples("test", i) for i in range(a.scenes)]
+    told = [list(scenes.described_samples("test", i)) for i in range(a.scenes)]
     each = [some[k] for k in range(max(map(len, told), default=0)) for some in told if k < len(some)]
     tokens, tables = {}, []
     for name in a.models:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from interp.types import Head
 
 HELP = "rank a model's heads on a data set with masks"
-EXAMPLES, BEST, TOUCHED = 6, 3, 3
+EXAMPLES, BEST, TOUCHED, TOLD = 6, 3, 3, 2
 ROWS = 1 << 18
 """Rows of a table that are in memory at a time while it is written."""
 
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
 def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: argparse.Namespace) -> None:
     """Tables, examples, figures and report."""
     from interp.metrics._given import metric_of
-    from interp.ranking.examples import examples
+    from interp.ranking.examples import examples, told
     from interp.report import explorer, figures, ranking, scores
 
     counts = {name: int(found.manifest[name]) for name in ("samples", "images", "phrases", "skipped")}
@@ -73,16 +73,32 @@ def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: ar
     if run.get(gallery) is None:
         scorer = next(given for given in options.metrics or [found.headline] if metric_of(given)[0] == found.headline)
         how = {**vars(options), "words": session.words(options)}
-        rows = examples(lmm, dataset, score.sample_ids, top, scorer, EXAMPLES, how)
-        run.put(gallery, figures.pack(rows))
+        if _both_kinds(found):
+            run.put(_told(gallery), figures.pack(told(lmm, dataset, score.sample_ids, top[:TOLD], TOLD, how)))
+        run.put(gallery, figures.pack(examples(lmm, dataset, score.sample_ids, top, scorer, EXAMPLES, how)))
     if options.control == "none" and explorer.key_of(run) != gallery:
         explorer.keep(run, _explored(lmm, dataset, score.sample_ids, top[0], options), gallery)
     scores.write(run.folder, found.scores, options.batch)
-    more = {"unmatched": found.manifest["unmatched"], "gallery": gallery, "ranking": found.manifest}
+    more = {
+        "unmatched": found.manifest["unmatched"],
+        "gallery": gallery,
+        "told": _told(gallery),
+        "ranking": found.manifest,
+    }
     session.warn_few(counts)
     tables = {name: getattr(found, name) for name in ranking.TABLES if name != "phrases"}
     run.write_pieces("phrases", found.phrase_pieces(ROWS), ROWS)
     session.keep(run, ranking, tables, session.skips(found.skipped), counts=counts, about=about, **more)
+
+
+def _told(gallery: str) -> str:
+    """Where the pictures of what the text has told lie, beside the gallery's."""
+    return f"told-{gallery}"
+
+
+def _both_kinds(found: Ranking) -> bool:
+    """Whether some phrases are free and others told before they are said."""
+    return len(found.subsets) > 0 and {"kind: free"} < {n for n in found.subsets["subset"] if n.startswith("kind: ")}
 
 
 def _explored(lmm: LMM, dataset: Iterable[Any], ids: Sequence[str], best: Head, options: argparse.Namespace) -> Any:

@@ -1,8 +1,10 @@
-"""Examples for the gallery: phrases drawn at random, with the mean map and the best heads' maps."""
+"""Examples to look at: phrases drawn at random, with the mean map and the best heads' maps; and things that the text
+has told before it says them, beside a caption of the same image that has not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from interp.answer.capturing import captures
 from interp.answer.maps import coverage, phrase_maps, reduce_heads
-from interp.answer.targets import match_targets
+from interp.answer.targets import match_targets, targets_named
 from interp.metrics._given import metric_of
 from interp.plots.overlay import Row
 from interp.ranking.asked import words_of
@@ -53,6 +55,64 @@ def examples(
                 which, mask = found[int(rng.integers(len(found)))]
                 rows.append(_row(sample, result, which, np.asarray(mask), top, metric, how["normalise"]))
     return rows
+
+
+def told(
+    lmm: Any, dataset: Iterable[Sample | Skip], sample_ids: Sequence[str], top: Sequence[Head], images: int, how: Any
+) -> list[Row]:
+    """Two rows an image, of the first ``images`` that have them: two of its things that one caption tells before it
+    says them (`interp.types.Target`, ``kind``) and another, free one, says untold.
+
+    Maps are of the first token's row, which has not read the word, of each of the ``top`` heads: told, and not told.
+    ``how`` as for `examples`. The samples of an image stand together.
+    """
+    wanted, rows = set(sample_ids), list[Row]()
+    those = (s for s in dataset if isinstance(s, Sample) and s.id in wanted)
+    for _, some in groupby(those, key=lambda sample: sample.image_id):
+        if pair := _told_and_free(list(some)):
+            rows += _beside(lmm, *pair, top, how)
+        if len(rows) >= 2 * images:
+            break
+    return rows
+
+
+def _told_and_free(samples: Sequence[Sample]) -> tuple[Sample, Sample] | None:
+    """A caption that tells two things, by attribute if there is one, and a free one of the same image."""
+    kinds = [[t.kind for t in s.targets] for s in samples]
+    free = [s for s, own in zip(samples, kinds, strict=True) if "free" in own]
+    bound = [s for s, own in zip(samples, kinds, strict=True) if sum(k not in ("free", "") for k in own) > 1]
+    first = sorted(bound, key=lambda s: not any(t.kind == "attribute" for t in s.targets))
+    return (first[0], free[0]) if first and free else None
+
+
+def _beside(lmm: Any, bound: Sample, free: Sample, top: Sequence[Head], how: Any) -> list[Row]:
+    """Rows of two things that both captions say once; none if there are not two."""
+    read = {key: how[key] for key in ("answers", "batch", "query", "weighting")}
+    results = captures(lmm, [bound, free], phrases=words_of(how.get("words"))[0], **read)
+    both = [r for r in results if isinstance(r, Capture)]
+    if len(both) < 2:
+        return []
+    places = [_first_named(c, s) for c, s in zip(both, (bound, free), strict=True)]
+    shared = [k for k in places[0] if k in places[1] and bound.targets[k].kind not in ("free", "")][:2]
+    maps = [phrase_maps(c, how["normalise"], rows="first") for c in both]
+    rows = []
+    for k in shared if len(shared) == 2 else ():
+        own = {
+            f"{head}, {said}": reduce_heads(m.maps[at[k] : at[k] + 1], [head], layers=m.layers)[0].float().cpu().numpy()
+            for head in top
+            for m, at, said in zip(maps, places, ("told", "not told"), strict=True)
+        }
+        rows.append(Row(bound.image, both[0].phrases[places[0][k]].text, both[0].grid, own, bound.targets[k].mask))
+    return rows
+
+
+def _first_named(capture: Capture, sample: Sample) -> dict[int, int]:
+    """Target -> the first phrase that names it and no other."""
+    found: dict[int, int] = {}
+    for i, some in enumerate(targets_named(capture.phrases, sample.targets)):
+        if len(some) == 1:
+            found.setdefault(some[0], i)
+    return found
 
 
 def drawn(

@@ -63,14 +63,14 @@ def ranking_of(
     manifest["unmatched"] = {"phrases": silent.total(), "commonest": [list(row) for row in silent.most_common(10)]}
     about = {name: words.column(name) for name in summary.ABOUT}
     table, main = summary.PhraseTable(reduced, tuple(names), about, plan.seed), manifest["headline"]
-    each = [subsets(table.of(main, slice(None), [name]), plan.seed) for name in names if main in reduced]
+    known = pd.DataFrame({"image_id": images, **about})
     return Ranking(
         scores=scores,
         heads=heads,
         reductions=summary.summarise_reductions(reduced, names, plan.seed),
         phrases=table,  # type: ignore[arg-type]
         rows=_by_rows(by_rows, words, plan),
-        subsets=pd.concat(each, ignore_index=True) if each else pd.DataFrame(),
+        subsets=subsets(known, reduced[main], names, plan.seed) if main in reduced else pd.DataFrame(),
         localization=localization,
         agreement=summary.agreement(heads, localization, higher),
         skipped=tuple(words.skipped),

@@ -51,6 +51,10 @@ def draw(run: Run) -> list[str]:
         names.append(figures.save(run, "gallery", gallery(rows)))
     else:
         (run.folder / "figures" / "gallery.png").unlink(missing_ok=True)
+    if rows := figures.unpack(run.get(run.manifest.get("told", ""))):
+        names.append(figures.save(run, "told", gallery(rows)))
+    else:
+        (run.folder / "figures" / "told.png").unlink(missing_ok=True)
     return names
 
 
@@ -70,6 +74,7 @@ def page(run: Run) -> Path:
         sections=[shown.section(run, tables, name) for name in names],
         explorer=explorer.shown(run),
         gallery=picture(run, "gallery"),
+        told=picture(run, "told"),
         by_rows=shown.by_rows(tables, main),
         kinds=shown.kinds(tables),
         subsets=shown.subsets(tables, main),

@@ -12,6 +12,7 @@ from interp import plugins
 from interp.ranking.result import NothingToRank
 from interp.ranking.study import rank
 from interp.statistics.nulls import half
+from interp.statistics.scores import HeadScores
 from interp.types import Capture, Head, PatchGrid, Phrase, Sample, Skip, Target
 
 LAYERS, HEADS, ROWS, COLS, PIXELS = 2, 4, 8, 8, 8
@@ -473,20 +474,17 @@ def test_words_of_several_tokens_do_not_flatter_a_head_unseen():
 
     table = pd.DataFrame(
         {
-            "sample_id": ["a", "a", "b", "b", "c", "d"],
             "image_id": ["a", "a", "b", "b", "c", "d"],
-            "metric": "pointing_game",
-            "heads": "paper",
             "root": ["dog", "cat", "Dog", "cup", "dog", "dog"],
             "tokens": [1, 3, 1, 2, 1, 1],
             "area": [0.01, 0.02, 0.03, 0.04, 0.05, 0.06],
             "mention": [1, 1, 1, 1, 2, 1],
             "kind": [""] * 6,
-            "value": [0.0, 1.0, 0.0, 1.0, 1.0, 0.0],
-            "specificity": [0.5, 0.25, 0.5, 0.75, np.nan, np.nan],
         }
     )
-    found = subsets(table, 0).set_index("subset")
+    both = np.array([[0.0, 1.0, 0.0, 1.0, 1.0, 0.0], [0.5, 0.25, 0.5, 0.75, np.nan, np.nan]])[:, :, None, None]
+    scores = HeadScores("pointing_game", True, tuple("aabbcd"), ("a thing",) * 6, both[0], specificity=both[1])
+    found = subsets(table, scores, ["paper"], 0).set_index("subset")
     assert found.loc["one token", ["n", "mean", "specificity"]].tolist() == [4, 0.25, 0.5]
     assert found.loc["several tokens", ["n", "mean", "specificity"]].tolist() == [2, 1.0, 0.5]
     assert (
