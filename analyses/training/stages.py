@@ -41,7 +41,8 @@ class Round:
 ROUNDS = {
     "projector": Round((0, 32, 64, 125, 250, 500, 1000), 3, 3e-3, 0, (1, 2), captions_only=True),
     "lora": Round((20, 40, 80, 160, 320, 640, 1280), 4, 1.5e-3, 16_000, (1, 5)),
-    "lora_last": Round((800,), 4, 8e-4, 60_000, (2, 5)),
+    "lora_again": Round((800,), 4, 8e-4, 60_000, (2, 5)),
+    "lora_last": Round((1250, 2500), 4, 1.2e-3, 100_000, (1, 5)),
 }
 
 
@@ -106,9 +107,9 @@ def projector(work: Path, log: Log, device: str, start: Start, seed: int = 2) ->
 def lora(work: Path, log: Log, device: str, start: Start, seed: int = 3) -> None:
     """Stage 2: projector and low-rank adapters on every linear layer of the language model, captions and questions.
 
-    Two rounds, each with warm-up and cosine; the second on scenes with two things or more.
+    Three rounds, each with a falling rate; the second on scenes with two things or more.
     """
-    for name, before in (("lora", "projector"), ("lora_last", "lora")):
+    for name, before in (("lora", "projector"), ("lora_again", "lora"), ("lora_last", "lora_again")):
         model, data = start(ROUNDS[name], seed)
         model = with_adapters(model, newest_of(work, before), seed)
         stage(name, model, data, work, log, device, seed)

@@ -98,7 +98,8 @@ def _told(gallery: str) -> str:
 
 def _both_kinds(found: Ranking) -> bool:
     """Whether some phrases are free and others told before they are said."""
-    return len(found.subsets) > 0 and {"kind: free"} < {n for n in found.subsets["subset"] if n.startswith("kind: ")}
+    kinds = {n for n in found.subsets["subset"] if n.startswith("kind: ")} if len(found.subsets) else set()
+    return {"kind: free"} < kinds - {"kind: again"}
 
 
 def _explored(lmm: LMM, dataset: Iterable[Any], ids: Sequence[str], best: Head, options: argparse.Namespace) -> Any:

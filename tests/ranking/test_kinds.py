@@ -9,6 +9,7 @@ import torch
 
 from interp.answer.phrases import find_phrases
 from interp.datasets import bound_scenes
+from interp.ranking.examples import told
 from interp.ranking.study import rank
 from interp.report.ranking_tables import kinds
 from interp.types import Capture, Head, PatchGrid, Sample, Target
@@ -94,6 +95,25 @@ def test_the_report_shows_both_kinds_side_by_side(found):
     assert 0.2 < free < own - 0.1  # of the three best, one is specific on free phrases too, and one on bound ones alone
 
 
+def test_the_pictures_show_one_image_with_its_things_told_and_not_told(monkeypatch):
+    monkeypatch.setattr("interp.ranking.examples.captures", fake_captures)
+    how = {"answers": "reference", "batch": 8, "query": "predicting", "weighting": "none", "normalise": "none"}
+    samples = list(bound_scenes.load(samples=40, size=64))
+    rows = told(Fake(), iter(samples), [s.id for s in samples], [BEFORE, ALWAYS], 3, how)
+    assert len(rows) == 6
+    hits = {title: 0 for title in ("L0H1, told", "L0H1, not told", "L1H0, told", "L1H0, not told")}
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        assert np.array_equal(first.image, second.image) and not (first.mask & second.mask).any()
+        for row in (first, second):
+            assert list(row.maps) == list(hits)
+            for title, drawn in row.maps.items():
+                y, x = np.divmod(drawn.argmax(), GRID)
+                hits[title] += row.mask[y * 8 : y * 8 + 8, x * 8 : x * 8 + 8].mean() > 0.5
+    assert hits["L1H0, told"] == hits["L1H0, not told"] == hits["L0H1, told"] == 6
+    assert hits["L0H1, not told"] < 4
+    assert told(Fake(), samples, [s.id for s in samples if "free" in s.id], [BEFORE], 3, how) == []
+
+
 def test_a_data_set_that_tells_no_kinds_has_the_tables_that_it_had():
     mask = np.zeros((GRID * 8, GRID * 8), bool)
     mask[8:24, 8:24] = True
@@ -103,8 +123,8 @@ def test_a_data_set_that_tells_no_kinds_has_the_tables_that_it_had():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("interp.ranking.measure.captures", fake_captures)
         plain = rank(Fake(), samples, ["pointing_game"], progress=False)
-        told = [replace(s, targets=(replace(dog, kind="free"), replace(cat, kind="free"))) for s in samples]
-        free = rank(Fake(), told, ["pointing_game"], progress=False)
+        known = [replace(s, targets=(replace(dog, kind="free"), replace(cat, kind="free"))) for s in samples]
+        free = rank(Fake(), known, ["pointing_game"], progress=False)
     assert set(plain.phrases["kind"]) == {""} and set(plain.rows["kind"]) == {"all"} and kinds(plain.tables()) == []
     assert set(free.phrases["kind"]) == {"free"} and set(free.rows["kind"]) == {"all", "free"}
     assert plain.heads.equals(free.heads)
