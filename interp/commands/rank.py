@@ -73,8 +73,8 @@ def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: ar
     if run.get(gallery) is None:
         scorer = next(given for given in options.metrics or [found.headline] if metric_of(given)[0] == found.headline)
         how = {**vars(options), "words": session.words(options)}
-        if _both_kinds(found):
-            run.put(_told(gallery), figures.pack(told(lmm, dataset, score.sample_ids, top[:TOLD], TOLD, how)))
+        if knowing := _knowing(found):
+            run.put(_told(gallery), figures.pack(told(lmm, dataset, score.sample_ids, *knowing, TOLD, how)))
         run.put(gallery, figures.pack(examples(lmm, dataset, score.sample_ids, top, scorer, EXAMPLES, how)))
     if options.control == "none" and explorer.key_of(run) != gallery:
         explorer.keep(run, _explored(lmm, dataset, score.sample_ids, top[0], options), gallery)
@@ -96,10 +96,20 @@ def _told(gallery: str) -> str:
     return f"told-{gallery}"
 
 
-def _both_kinds(found: Ranking) -> bool:
-    """Whether some phrases are free and others told before they are said."""
-    kinds = {n for n in found.subsets["subset"] if n.startswith("kind: ")} if len(found.subsets) else set()
-    return {"kind: free"} < kinds - {"kind: again"}
+def _knowing(found: Ranking) -> tuple[str, list[Head]] | None:
+    """The kind of phrases that heads know best before they are said, and its best heads; None if the data set tells no
+    such kinds beside free phrases."""
+    from interp.types import Head
+
+    rows: Any = found.rows.query("rows == 'first'") if len(found.rows) else found.rows
+    kinds = set(rows["kind"]) - {"all", "again"} if len(rows) else set[str]()
+    if not kinds > {"free"}:
+        return None
+    order = ["specificity_low", "specificity"]  # the lower end: the best of many heads on few images is chance
+    told = rows[rows["kind"].isin(kinds - {"free"})].sort_values(order, ascending=False, kind="stable")
+    kind = str(told.iloc[0]["kind"])
+    best = told[told["kind"] == kind].head(TOLD)
+    return kind, [Head(int(a), int(b)) for a, b in zip(best["layer"], best["head"], strict=True)]
 
 
 def _explored(lmm: LMM, dataset: Iterable[Any], ids: Sequence[str], best: Head, options: argparse.Namespace) -> Any:

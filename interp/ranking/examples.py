@@ -58,34 +58,32 @@ def examples(
 
 
 def told(
-    lmm: Any, dataset: Iterable[Sample | Skip], sample_ids: Sequence[str], top: Sequence[Head], images: int, how: Any
+    lmm: Any,
+    dataset: Iterable[Sample | Skip],
+    sample_ids: Sequence[str],
+    kind: str,
+    heads: Sequence[Head],
+    images: int,
+    how: Any,
 ) -> list[Row]:
     """Two rows an image, of the first ``images`` that have them: two of its things that one caption tells before it
-    says them (`interp.types.Target`, ``kind``) and another, free one, says untold.
+    says them, by ``kind`` (`interp.types.Target`), and another, free one, says untold.
 
-    Maps are of the first token's row, which has not read the word, of each of the ``top`` heads: told, and not told.
+    Maps are of the first token's row, which has not read the word, of each of the heads: told, and not told.
     ``how`` as for `examples`. The samples of an image stand together.
     """
     wanted, rows = set(sample_ids), list[Row]()
     those = (s for s in dataset if isinstance(s, Sample) and s.id in wanted)
     for _, some in groupby(those, key=lambda sample: sample.image_id):
-        if pair := _told_and_free(list(some)):
-            rows += _beside(lmm, *pair, top, how)
+        of_kind = {target.kind: sample for sample in some for target in sample.targets}
+        if {kind, "free"} <= of_kind.keys():
+            rows += _beside(lmm, of_kind[kind], of_kind["free"], kind, heads, how)
         if len(rows) >= 2 * images:
             break
     return rows
 
 
-def _told_and_free(samples: Sequence[Sample]) -> tuple[Sample, Sample] | None:
-    """A caption that tells two things, by attribute if there is one, and a free one of the same image."""
-    kinds = [[t.kind for t in s.targets] for s in samples]
-    free = [s for s, own in zip(samples, kinds, strict=True) if "free" in own]
-    bound = [s for s, own in zip(samples, kinds, strict=True) if sum(k not in ("free", "") for k in own) > 1]
-    first = sorted(bound, key=lambda s: not any(t.kind == "attribute" for t in s.targets))
-    return (first[0], free[0]) if first and free else None
-
-
-def _beside(lmm: Any, bound: Sample, free: Sample, top: Sequence[Head], how: Any) -> list[Row]:
+def _beside(lmm: Any, bound: Sample, free: Sample, kind: str, heads: Sequence[Head], how: Any) -> list[Row]:
     """Rows of two things that both captions say once; none if there are not two."""
     read = {key: how[key] for key in ("answers", "batch", "query", "weighting")}
     results = captures(lmm, [bound, free], phrases=words_of(how.get("words"))[0], **read)
@@ -93,13 +91,13 @@ def _beside(lmm: Any, bound: Sample, free: Sample, top: Sequence[Head], how: Any
     if len(both) < 2:
         return []
     places = [_first_named(c, s) for c, s in zip(both, (bound, free), strict=True)]
-    shared = [k for k in places[0] if k in places[1] and bound.targets[k].kind not in ("free", "")][:2]
+    shared = [k for k in places[0] if k in places[1] and bound.targets[k].kind == kind][:2]
     maps = [phrase_maps(c, how["normalise"], rows="first") for c in both]
     rows = []
     for k in shared if len(shared) == 2 else ():
         own = {
             f"{head}, {said}": reduce_heads(m.maps[at[k] : at[k] + 1], [head], layers=m.layers)[0].float().cpu().numpy()
-            for head in top
+            for head in heads
             for m, at, said in zip(maps, places, ("told", "not told"), strict=True)
         }
         rows.append(Row(bound.image, both[0].phrases[places[0][k]].text, both[0].grid, own, bound.targets[k].mask))

@@ -99,7 +99,7 @@ def test_the_pictures_show_one_image_with_its_things_told_and_not_told(monkeypat
     monkeypatch.setattr("interp.ranking.examples.captures", fake_captures)
     how = {"answers": "reference", "batch": 8, "query": "predicting", "weighting": "none", "normalise": "none"}
     samples = list(bound_scenes.load(samples=40, size=64))
-    rows = told(Fake(), iter(samples), [s.id for s in samples], [BEFORE, ALWAYS], 3, how)
+    rows = told(Fake(), iter(samples), [s.id for s in samples], "attribute", [BEFORE, ALWAYS], 3, how)
     assert len(rows) == 6
     hits = {title: 0 for title in ("L0H1, told", "L0H1, not told", "L1H0, told", "L1H0, not told")}
     for first, second in zip(rows[::2], rows[1::2], strict=True):
@@ -111,7 +111,7 @@ def test_the_pictures_show_one_image_with_its_things_told_and_not_told(monkeypat
                 hits[title] += row.mask[y * 8 : y * 8 + 8, x * 8 : x * 8 + 8].mean() > 0.5
     assert hits["L1H0, told"] == hits["L1H0, not told"] == hits["L0H1, told"] == 6
     assert hits["L0H1, not told"] < 4
-    assert told(Fake(), samples, [s.id for s in samples if "free" in s.id], [BEFORE], 3, how) == []
+    assert told(Fake(), samples, [s.id for s in samples if "free" in s.id], "attribute", [BEFORE], 3, how) == []
 
 
 def test_a_data_set_that_tells_no_kinds_has_the_tables_that_it_had():
