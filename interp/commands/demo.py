@@ -24,7 +24,7 @@ MASKS = "What is that good for? Masks of what it names, on the first three test 
 def options(sub: argparse.ArgumentParser) -> None:
     """The command's options."""
     sub.add_argument(
-        "--samples", type=_values.positive, default=120, metavar="N", help="captions to rank on (default: 120)"
+        "--samples", type=_values.positive, default=120, metavar="N", help="scenes to rank on (default: 120)"
     )
     sub.add_argument("--model", default="mini-llava", help="another model in place of the shipped one")
     _options.shared(sub)
@@ -82,9 +82,9 @@ def parts(model: str, samples: int, out: Path) -> list[Part]:
     found = [
         Part(
             "heads",
-            "Which heads find the thing before its word is said?",
-            ("rank", model, "bound_scenes", "--samples", str(samples), "--batch", "32"),
-            ("told.png", "specific_pointing_game.png", "heads_pointing_game.png"),
+            "Which heads look at things, and which at the named one?",
+            ("rank", model, "scenes", "--samples", str(samples), "--batch", "32"),
+            ("heads_pointing_game.png", "specific_pointing_game.png"),
         )
     ]
     words = ("effects", model, "scenes", "--samples", few, "--draws", "20")
@@ -148,6 +148,6 @@ def _page(out: Path, chosen: list[Part], options: argparse.Namespace) -> Path:
         shown[-1]["parts"].append(about)
     path = out / "report.html"
     first = explorer.shown(Run.read(out / chosen[0].folder))
-    ranked = f"The heads were chosen on the {options.samples} captions of the first part, these three among them."
+    ranked = f"The heads were chosen on the {options.samples} scenes of the first part, these three among them."
     page = html.template("demo").render(model=options.model, groups=shown, explorer=first, masks=MASKS, ranked=ranked)
     return html.save(path, page)
