@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import inflect
+from interp.plurals import engine
 
 _ARTICLES = ("a", "an", "the")
 _QUALIFIERS = ("merged", "other", "stuff")
@@ -60,14 +58,5 @@ def singulars(noun: str) -> frozenset[str]:
     elif re.search(r"[^s]s$", noun):
         forms.add(noun[:-1])
     if noun.isalpha():
-        forms |= {found for engine in _engines() if (found := engine.singular_noun(noun))}  # type: ignore[arg-type]
+        forms |= {found for own in (engine(), engine(classical=True)) if (found := own.singular_noun(noun))}  # type: ignore[arg-type]
     return frozenset(forms)
-
-
-@lru_cache(maxsize=1)
-def _engines() -> tuple[inflect.engine, inflect.engine]:
-    import inflect  # a second of its own: where nothing is matched it is not needed
-
-    modern, classical = inflect.engine(), inflect.engine()
-    classical.classical(all=True)
-    return modern, classical

@@ -37,7 +37,10 @@ def parser_name(name: str | None = None) -> str:
     return f"{parser.lang}_{parser.meta['name']} {parser.meta['version']}"
 
 
+@lru_cache(maxsize=1)
 def _first_installed() -> str:
+    """The one that is taken, looked for once: it reads what every installed package says of itself, for milliseconds,
+    and each phrase asks."""
     import spacy.util
 
     installed = spacy.util.get_installed_models()
@@ -81,8 +84,9 @@ def _parsed(text: str, parser: str) -> Doc:
 
 
 def forget() -> None:
-    """No text has been parsed yet; the pipeline stays loaded."""
+    """No text has been parsed yet, and which pipeline to take is asked anew; those that are loaded stay so."""
     _parsed.cache_clear()
+    _first_installed.cache_clear()
 
 
 def root_of(doc: Doc, start: int, end: int) -> Token | None:

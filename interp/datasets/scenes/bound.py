@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from interp.datasets.scenes.captions import article, caption
 from interp.datasets.scenes.things import Kind, Thing, attributes, in_order, places, related, seen_in_training
-
-if TYPE_CHECKING:
-    import inflect
+from interp.plurals import engine
 
 _LISTS = (
     "There is {list}.",
@@ -45,17 +42,10 @@ class Said:
     kinds: dict[int, Kind] = field(default_factory=dict)
 
 
-@lru_cache(maxsize=1)
-def _engine() -> inflect.engine:
-    import inflect  # a second of its own: only plurals need it
-
-    return inflect.engine()
-
-
 @lru_cache(maxsize=4096)
 def plural(noun: str) -> str:
     """``frogs``, ``foxes``, ``leaves``."""
-    return str(_engine().plural_noun(noun))  # type: ignore[arg-type]
+    return str(engine().plural_noun(noun))  # type: ignore[arg-type]
 
 
 def joined(parts: Sequence[str]) -> str:
