@@ -367,7 +367,7 @@ def test_a_saved_model_loads_through_interp_and_through_the_auto_classes(tiny, l
         assert not [n for n, p in again.model.diffusion.named_parameters() if p.requires_grad]
     config = AutoConfig.from_pretrained(tmp_path)
     own = [name for name in vars(model.config) if name in DiffLMMConfig.__annotations__]
-    assert len(own) == 14 and all(getattr(config, name) == getattr(model.config, name) for name in own)
+    assert len(own) == 16 and all(getattr(config, name) == getattr(model.config, name) for name in own)
     assert config.unet_config == UNET and config.vision_config.image_size == 24 and config.grid_side == 8
     made = AutoProcessor.from_pretrained(tmp_path)
     assert type(made) is DiffLMMProcessor and type(made.image_processor) is type(processor.image_processor)
