@@ -62,7 +62,7 @@ def ranked(model: str, images: int) -> list[dict[str, Any]]:
     """The stages of a ranking of so many scenes, all metrics."""
     stages = Stages()
     with tempfile.TemporaryDirectory() as folder:
-        words = ["rank", model, "scenes", "--samples", str(images), "--out", folder]
+        words = ["rank", model, "scenes", "--samples", str(images), "--figures", "all", "--out", folder]
         cli = stages.run("import", _imported)
         for stage, given in (("measure", words), ("tables", words), ("figures", ["redraw", folder])):
             if stages.run(stage, lambda given=given: cli.main(given)):
