@@ -29,15 +29,10 @@ def subsets(phrases: pd.DataFrame, scores: HeadScores, names: Sequence[str], see
     rows: list[list[dict[str, Any]]] = [[] for _ in names]
     for subset, chosen, weights in _subsets(phrases):
         images = phrases.loc[chosen, "image_id"].tolist()
+        about = {"subset": subset, "n": len(images), "images": len(set(images))}
         found = _estimate(values[chosen], weights[chosen], images, seed).reshape(3, 2, len(names))
         for k, (name, own) in enumerate(zip(names, rows, strict=True)):
-            row = {
-                "metric": scores.metric,
-                "heads": name,
-                "subset": subset,
-                "n": len(images),
-                "images": len(set(images)),
-            }
+            row: dict[str, Any] = {"metric": scores.metric, "heads": name, **about}
             for label, (mean, low, high) in zip(("", "specificity_"), found[:, :, k].T.tolist(), strict=True):
                 row |= {label.rstrip("_") or "mean": mean, f"{label}low": low, f"{label}high": high}
             own.append(row)

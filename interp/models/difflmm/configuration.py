@@ -135,11 +135,6 @@ class DiffLMMConfig(LlavaConfig):
         return self.image_size // self.grid_side
 
     @property
-    def clip_cell(self) -> int:
-        """Patches of CLIP along the side of a cell of the coarser grid; 1 without one."""
-        return self.grid_side // (self.clip_grid or self.grid_side)
-
-    @property
     def feature_channels(self) -> int:
         """Channels of the chosen up block's output."""
         return list(reversed(self.unet_config["block_out_channels"]))[self.up_block_index]

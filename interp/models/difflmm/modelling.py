@@ -156,11 +156,11 @@ class DiffLMMModel(DiffLMMPreTrainedModel, LlavaModel):
         them."""
         seen = self.vision_tower(self.clip_pixels(pixel_values), output_hidden_states=True, return_dict=True)
         tokens = seen.hidden_states[self.config.vision_feature_layer][:, 1:]
-        if not self.config.clip_grid:
+        if not (side := self.config.clip_grid):
             return tokens
-        sizes = {"r": self.config.clip_grid, "c": self.config.clip_grid, "i": self.config.clip_cell}
-        means = reduce(tokens, "b (r i c j) h -> b r c h", "mean", **sizes)
-        return repeat(means, "b r c h -> b (r i c j) h", i=self.config.clip_cell, j=self.config.clip_cell)
+        cell = self.config.grid_side // side
+        means = reduce(tokens, "b (r i c j) h -> b r c h", "mean", r=side, i=cell, c=side)
+        return repeat(means, "b r c h -> b (r i c j) h", i=cell, j=cell)
 
     def clip_pixels(
         self, pixel_values: Float[Tensor, "sample 3 height width"]
