@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from interp.datasets import scenes
-from training.layouts import SHARES, spoken
+from training.layouts import spoken
 from training.pictures import GRID, Rendered
 
 IGNORED = -100
-ONLY_CAPTIONS = {kind: share for kind, share in SHARES.items() if kind in scenes.KINDS}
 TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %} "
@@ -55,16 +53,15 @@ def _row(fast, entries: int, dialogues: list[tuple[str, str]]) -> tuple[list[int
 
 
 class Dialogues:
-    """Batches for LLaVA: images, chat prompts, answers; ``answers`` dialogues a picture."""
+    """Batches for LLaVA: images, chat prompts, answers; ``answers`` dialogues a picture, as ``shares`` have them."""
 
-    def __init__(self, data: Rendered, fast, captions_only: bool, answers: int = 1) -> None:
-        self.data, self.fast, self.captions_only, self.answers = data, fast, captions_only, answers
+    def __init__(self, data: Rendered, fast, shares: dict[str, float], answers: int = 1) -> None:
+        self.data, self.fast, self.shares, self.answers = data, fast, shares, answers
 
     def __call__(self, visits: list[int]) -> dict[str, torch.Tensor]:
-        shares = ONLY_CAPTIONS if self.captions_only else SHARES
         rows, pixels = [], []
         for visit in visits:
             image, things, rng = self.data[visit]
-            rows.append((GRID**2, [spoken(rng, things, shares) for _ in range(self.answers)]))
+            rows.append((GRID**2, [spoken(rng, things, self.shares) for _ in range(self.answers)]))
             pixels.append(image)
         return {"pixel_values": torch.stack(pixels), **tokens(self.fast, rows)}

@@ -54,7 +54,7 @@ def for_training(work: Path) -> Start:
         data = Rendered(work, things=how.things)
         model = assemble(work, seed)[0]
         compile_layers(model.model.language_model.layers)
-        return model, Dialogues(data, load_tokenizer(work), how.captions_only, how.answers)
+        return model, Dialogues(data, load_tokenizer(work), how.shares, how.answers)
 
     return start
 

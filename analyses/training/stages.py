@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
+from training.layouts import CAPTIONS, LISTS, SHARES
 from training.loop import fast_bf16
 from training.parts import Log
 from training.trainer import ChangedOnly, Saver, Visits, resumable
 
-SAVED_TOO = range(150, 3000, 150)  # to go on from after an interruption; they do not ship
+SAVED_TOO = (*range(150, 3000, 150), *range(3000, 30_000, 500))  # to go on from after an interruption; they do not ship
 ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
@@ -25,8 +27,8 @@ class Round:
     """One warm-up and cosine of LLaVA's stages.
 
     ``saves``: the steps that ship, the last one is the end. ``first``: number of its first visit, so that none comes
-    twice. ``things``: how few and how many a scene has. ``captions_only``: no questions. A step sees ``batch`` pictures
-    with ``answers`` dialogues each.
+    twice. ``things``: how few and how many a scene has. ``shares``: what is said how often (`layouts.spoken`). A step
+    sees ``batch`` pictures with ``answers`` dialogues each.
     """
 
     saves: tuple[int, ...]
@@ -34,15 +36,16 @@ class Round:
     rate: float
     first: int
     things: tuple[int, int]
-    captions_only: bool = False
+    shares: dict[str, float] = field(default_factory=lambda: SHARES)
     answers: int = 3
 
 
 ROUNDS = {
-    "projector": Round((0, 32, 64, 125, 250, 500, 1000), 3, 3e-3, 0, (1, 2), captions_only=True),
+    "projector": Round((0, 32, 64, 125, 250, 500, 1000), 3, 3e-3, 0, (1, 2), CAPTIONS),
     "lora": Round((20, 80, 160, 320, 640, 1280), 4, 1.5e-3, 16_000, (1, 5)),
     "lora_again": Round((800,), 4, 8e-4, 60_000, (2, 5)),
     "lora_last": Round((2500,), 4, 1.2e-3, 100_000, (1, 5)),
+    "lora_long": Round((9000,), 4, 1.2e-3, 200_000, (1, 5), LISTS),
 }
 
 
@@ -107,9 +110,9 @@ def projector(work: Path, log: Log, device: str, start: Start, seed: int = 2) ->
 def lora(work: Path, log: Log, device: str, start: Start, seed: int = 3) -> None:
     """Stage 2: projector and low-rank adapters on every linear layer of the language model, captions and questions.
 
-    Three rounds, each with a falling rate; the second on scenes with two things or more.
+    In rounds, each with a falling rate; the second on scenes with two things or more.
     """
-    for name, before in (("lora", "projector"), ("lora_again", "lora"), ("lora_last", "lora_again")):
+    for before, name in pairwise(ROUNDS):
         model, data = start(ROUNDS[name], seed)
         model = with_adapters(model, newest_of(work, before), seed)
         stage(name, model, data, work, log, device, seed)

@@ -111,12 +111,13 @@ def test_all_four_ways_are_those_that_capture_gives(tiny_lmm, photo):
 
 def test_a_series_has_a_panel_for_each_checkpoint_with_its_own_maps(scene):
     series = interp.series("mini-llava")
-    made = interp.explore(series, scene, ways=ONE_WAY, steps=[0, 6160], progress=False)
-    assert [panel["step"] for panel in made.contents["panels"]] == [0, 6160]
+    ends = [series.points[0].step, series.points[-1].step]
+    made = interp.explore(series, scene, ways=ONE_WAY, steps=ends, progress=False)
+    assert [panel["step"] for panel in made.contents["panels"]] == ends
     lmm = series.load()
     with series.swap(lmm) as swap:
         for point in swap:
-            if point.step in (0, 6160):
+            if point.step in ends:
                 found = phrase_maps(interp.capture(lmm, scene.image, scene.prompt, scene.answer)).maps[0]
                 panel = made.contents["panels"][point.step > 0]
                 wanted = found.flatten(0, 1).flatten(1).numpy()

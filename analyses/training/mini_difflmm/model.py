@@ -24,7 +24,7 @@ from training.stages import Round, Start
 from training.tokenizer import load_tokenizer
 
 FEATURE = 64  # channels that the U-Net's feature is projected to
-COARSE = 3  # CLIP's grid: a cell of 4 x 4 patches is about one thing, so that *where* is the feature's to tell
+BLIND = 0.4  # share of training's pictures that CLIP does not see, so that the diffusion feature is learned too
 POSITION = 0.02  # deviation of new position embeddings, as of all other new weights
 
 
@@ -34,7 +34,7 @@ def configuration(clip_part: Any, language: Any, fast: Any, work: Path) -> DiffL
         vision_config=clip_part.config.vision_config, text_config=language.config, image_size=PIXELS,
         vae_config={**AUTOENCODER, **json.loads((work / "scaling.json").read_text())}, unet_config=UNET,
         image_token_id=fast.convert_tokens_to_ids("<image>"), vision_feature_layer=-2, projector_feature_size=FEATURE,
-        position_initializer_range=POSITION, clip_grid=COARSE, same_scale=True,
+        position_initializer_range=POSITION, same_scale=True,
         attn_implementation="eager", tie_word_embeddings=True,
     )  # fmt: skip
 
@@ -70,9 +70,21 @@ def for_training(pictures: Path, work: Path, device: str) -> Start:
         data = Pictures(pictures, things=how.things)
         model.model.diffusion.posterior = Posteriors(work, data)
         plain_attention(model.model.diffusion.unet, device)
-        return model, Dialogues(data, load_tokenizer(pictures), how.captions_only, how.answers)
+        blind_at_times(model.model, seed)
+        return model, Dialogues(data, load_tokenizer(pictures), how.shares, how.answers)
 
     return start
+
+
+def blind_at_times(model: Any, seed: int, share: float = BLIND) -> None:
+    """From now on, CLIP's tokens of that share of the pictures are 0 (after ModDrop, arXiv 1501.00102)."""
+    tokens, random = model.clip_tokens, torch.Generator().manual_seed(seed)
+
+    def sometimes(pixel_values: torch.Tensor) -> torch.Tensor:
+        seen = tokens(pixel_values)
+        return seen * (torch.rand(len(seen), 1, 1, generator=random) >= share).to(seen)
+
+    model.clip_tokens = sometimes
 
 
 def export(pictures: Path, work: Path, log: Log, out: Path, mini_llava: Path) -> None:

@@ -41,10 +41,10 @@ def untrained(variant: str, a: argparse.Namespace, how: Round, seed: int) -> tup
     base = base_of(variant, a)
     model, fast = fresh(variant, base, seed), AutoTokenizer.from_pretrained(base)
     if variant == "llava":
-        data = dialogues.Dialogues(Rendered(pictures(a), things=how.things), fast, how.captions_only, how.answers)
+        data = dialogues.Dialogues(Rendered(pictures(a), things=how.things), fast, how.shares, how.answers)
     else:
         seen = Pictures(pictures(a), things=how.things)
-        data = Dialogues(seen, fast, how.captions_only, how.answers)
+        data = Dialogues(seen, fast, how.shares, how.answers)
         if not (pictures(a) / "posteriors.npy").exists():
             log, vae = Log(a.out / "log.jsonl"), model.model.diffusion.vae.to(a.device)
             posteriors(pictures(a), pictures(a), log, a.device, vae)
