@@ -26,6 +26,7 @@ UNET = {
 }  # fmt: skip
 """diffusers calls it ``attention_head_dim``, but it is the number of heads (as in Stable Diffusion 1.5)."""
 UNET_STEPS, UNET_SIZE = 4000, 64
+AGAIN_STEPS, AGAIN_SIZE = 850, 32  # where there are weights to begin from
 DROPPED = 0.1  # share of captions that the U-Net does not see, for guidance
 
 
@@ -70,15 +71,22 @@ class Batches:
         return {**batch, "noised": self.scheduler.add_noise(latent, noise, at), "noise": noise, "at": at}
 
 
-def unet(pictures: Path, work: Path, log: Log, device: str, steps: int = UNET_STEPS, size: int = UNET_SIZE) -> None:
-    """The U-Net, from scenes and captions: which noise was added to a latent (Ho et al. 2020; Rombach et al. 2022)."""
+def unet(pictures: Path, work: Path, log: Log, device: str) -> None:
+    """The U-Net, from scenes and captions: which noise was added to a latent (Ho et al. 2020; Rombach et al. 2022).
+
+    It begins from the weights in WORK/unet_start.pt, where there are some; they may lack blocks.
+    """
     from diffusers import UNet2DConditionModel
 
     text, fast = clip_text(pictures)
     text.to(device)
-    batches = Batches(pictures, work, fast, size)
     torch.manual_seed(5)
     model = plain_attention(UNet2DConditionModel(**UNET), device).to(device)
+    steps, size = UNET_STEPS, UNET_SIZE
+    if (work / "unet_start.pt").exists():
+        model.load_state_dict(torch.load(work / "unet_start.pt", weights_only=True)["model"], strict=False)
+        steps, size = AGAIN_STEPS, AGAIN_SIZE
+    batches = Batches(pictures, work, fast, size)
 
     def loss_of(batch):
         mask = batch["attention_mask"]
