@@ -24,7 +24,6 @@ from training.stages import Round, Start
 from training.tokenizer import load_tokenizer
 
 FEATURE = 64  # channels that the U-Net's feature is projected to
-BLIND = 0.4  # share of training's pictures that CLIP does not see, so that the diffusion feature is learned too
 POSITION = 0.02  # deviation of new position embeddings, as of all other new weights
 
 
@@ -70,21 +69,9 @@ def for_training(pictures: Path, work: Path, device: str) -> Start:
         data = Pictures(pictures, things=how.things)
         model.model.diffusion.posterior = Posteriors(work, data)
         plain_attention(model.model.diffusion.unet, device)
-        blind_at_times(model.model, seed)
         return model, Dialogues(data, load_tokenizer(pictures), how.shares, how.answers)
 
     return start
-
-
-def blind_at_times(model: Any, seed: int, share: float = BLIND) -> None:
-    """From now on, CLIP's tokens of that share of the pictures are 0 (after ModDrop, arXiv 1501.00102)."""
-    tokens, random = model.clip_tokens, torch.Generator().manual_seed(seed)
-
-    def sometimes(pixel_values: torch.Tensor) -> torch.Tensor:
-        seen = tokens(pixel_values)
-        return seen * (torch.rand(len(seen), 1, 1, generator=random) >= share).to(seen)
-
-    model.clip_tokens = sometimes
 
 
 def export(pictures: Path, work: Path, log: Log, out: Path, mini_llava: Path) -> None:

@@ -61,8 +61,6 @@ class DiffLMMConfig(LlavaConfig):
         captioner_hidden_size: width of the implicit captioner (default: the U-Net's cross-attention width).
         projector_feature_size: channels that the U-Net's feature is projected to (default: text width / 4).
         position_initializer_range: standard deviation of new position embeddings.
-        clip_grid: cells along the side of a coarser grid: each patch of CLIP gives way to the mean of its cell's
-            patches, so that what lies where within a cell is the diffusion model's to tell. None: as published.
         same_scale: whether the projected feature and CLIP's tokens are joined with mean 0 and deviation 1 over their
             channels each. As published they are joined as they come.
     """
@@ -103,7 +101,6 @@ class DiffLMMConfig(LlavaConfig):
     captioner_hidden_size: Any = None
     projector_feature_size: Any = None
     position_initializer_range: float = 1.0
-    clip_grid: int | None = None
     same_scale: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -176,9 +173,5 @@ class DiffLMMConfig(LlavaConfig):
             raise ValueError(
                 f"CLIP sees {clip} x {clip} patches, but up block {self.up_block_index} gives {self.grid_side} x "
                 f"{self.grid_side} cells for images of {self.image_size} pixels; the two must be equal"
-            )
-        if self.clip_grid is not None and (self.clip_grid < 1 or clip % self.clip_grid):
-            raise ValueError(
-                f"clip_grid is {self.clip_grid}; expected a number that divides CLIP's {clip} patches a side"
             )
         _ = self.kept_signal

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from einops import reduce, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, layer_norm
@@ -152,15 +151,9 @@ class DiffLMMModel(DiffLMMPreTrainedModel, LlavaModel):
         return BaseModelOutputWithPooling(last_hidden_state=feature, pooler_output=tokens)
 
     def clip_tokens(self, pixel_values: Float[Tensor, "sample 3 height width"]) -> Float[Tensor, "sample patch clip"]:
-        """CLIP's patches at the layer that is read; with ``clip_grid``, the mean of each cell's patches at all of
-        them."""
+        """CLIP's patches at the layer that is read."""
         seen = self.vision_tower(self.clip_pixels(pixel_values), output_hidden_states=True, return_dict=True)
-        tokens = seen.hidden_states[self.config.vision_feature_layer][:, 1:]
-        if not (side := self.config.clip_grid):
-            return tokens
-        cell = self.config.grid_side // side
-        means = reduce(tokens, "b (r i c j) h -> b r c h", "mean", r=side, i=cell, c=side)
-        return repeat(means, "b r c h -> b (r i c j) h", i=cell, j=cell)
+        return seen.hidden_states[self.config.vision_feature_layer][:, 1:]
 
     def clip_pixels(
         self, pixel_values: Float[Tensor, "sample 3 height width"]
