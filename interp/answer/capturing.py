@@ -47,7 +47,7 @@ def capture(
     answer: Any = None,
     tokens: Tokens = "phrases",
     query: Query = "predicting",
-    phrases: Sequence[Any] | str | None = None,
+    phrases: Sequence[Any] | str | Callable[[str], Any] | None = None,
     streaming: bool = False,
     max_new_tokens: int = 128,
     sample_id: str = "",
@@ -63,7 +63,8 @@ def capture(
         answer: the answer's text; None lets the model generate it, greedily.
         tokens: keep the tokens of the phrases' root words, or all. The mean over all tokens comes with either.
         query: the row that *predicts* a token (that of the token before it, as in arXiv 2410.08209's code), or its own.
-        phrases: words or (start, end) characters of the answer to take in place of its noun phrases.
+        phrases: words or (start, end) characters of the answer to take in place of its noun phrases; or a function of
+            the answer's text that gives them.
         streaming: record while generating, in place of reading the answer once more. Slower; the rows are the same.
         weighting: "attention", or "value": times the norm of each patch's projected value (arXiv 2004.10102).
         end: the row that predicts the end of the answer belongs to the mean over its tokens, as in the released code

@@ -117,13 +117,15 @@ def _explored(lmm: LMM, dataset: Iterable[Any], ids: Sequence[str], best: Head, 
     import numpy as np
 
     import interp
+    from interp.ranking.asked import words_of
     from interp.ranking.examples import drawn
     from interp.report import explorer
 
     samples = drawn(dataset, ids, TOUCHED, np.random.default_rng(options.seed))
     if options.answers == "generated":
         samples = [replace(sample, answer=None) for sample in samples]
-    how: Any = {"ways": [(options.query, options.weighting)], "limit": explorer.LIMIT}
+    words = words_of(session.words(options))[0]
+    how: Any = {"words": words, "ways": [(options.query, options.weighting)], "limit": explorer.LIMIT}
     attempts = [lambda n=n: interp.explore(lmm, samples[:n], **how) for n in range(len(samples), 0, -1)]
     contents = explorer.first_that_fits(attempts)
     return contents and {**contents, "start": [*best]}

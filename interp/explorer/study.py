@@ -48,7 +48,8 @@ def explore(
         source: an `LMM`, a `Series` (a slider over its checkpoints) or a `Capture`; or several models or captures.
         image: what was or is looked at: an image, or a `Sample`, whose masks give scores; or several.
         prompt, answer: see `interp.capture`; a sample brings its own.
-        words: words of the answer to take in place of its noun phrases, as ``phrases`` of `interp.capture`.
+        words: words of the answer to take in place of its noun phrases, as ``phrases`` of `interp.capture`; of
+            samples also ``"targets"``, or a function of a sample, as ``phrases`` of `interp.rank`.
         heads: which heads the page shows; all, or a list of (layer, head) where all would be too much.
         ways: (query, weighting) to record, most wanted first.
         metrics: in any form that `interp.rank` takes; those that use masks also give a specificity.

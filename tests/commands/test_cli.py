@@ -333,6 +333,13 @@ def test_capture_writes_the_rows_that_the_library_gives(model, tmp_path, photo):
     assert "Is it &lt;b&gt;bold" in page and page.count("data:image/png") == 3 and "“a small table”" in page
 
 
+def test_the_reports_explorer_shows_the_words_that_were_asked_for(model, tmp_path):
+    assert cli.main(rank(model, tmp_path / "run", "--words", "targets", samples=2)) == 0
+    contents = json.loads((tmp_path / "run" / "explorer.json").read_text())
+    shown = {unit["text"] for panel in contents["panels"] for unit in panel["units"] if unit["phrase"]}
+    assert shown and shown <= set(scenes.nouns())
+
+
 def test_the_demo_ends_by_naming_the_report(model, tmp_path, capsys):
     assert cli.main(["demo", "--model", model, "--samples", "3", "--out", str(tmp_path / "demo")]) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]

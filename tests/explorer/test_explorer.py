@@ -248,3 +248,16 @@ def test_mask_over_two_things_and_an_unnamed_word(tiny_lmm, photo):
     assert list(panel["masks"]) == ["0"]  # the chair has none
     bits = np.unpackbits(np.frombuffer(packing.bytes_of(panel["masks"]["0"]), np.uint8))
     assert bits[: mask.size].all()  # "a dog" names both
+
+
+def test_the_words_of_samples_are_those_that_a_ranking_takes_in_every_form(tiny_lmm, scene):
+    def shown(words):
+        made = interp.explore(tiny_lmm, scene, words=words, ways=ONE_WAY, progress=False)
+        return [unit["text"] for unit in made.contents["panels"][0]["units"] if unit["phrase"]]
+
+    assert (
+        shown("targets")
+        == shown(lambda sample: [t.phrase for t in sample.targets])
+        == sorted((t.phrase for t in scene.targets), key=scene.answer.index)
+    )
+    assert shown(["cup"]) == ["cup"] and shown(None)[1].startswith("a ")
