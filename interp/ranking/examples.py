@@ -75,12 +75,19 @@ def told(
     wanted, rows = set(sample_ids), list[Row]()
     those = (s for s in dataset if isinstance(s, Sample) and s.id in wanted)
     for _, some in groupby(those, key=lambda sample: sample.image_id):
-        of_kind = {target.kind: sample for sample in some for target in sample.targets}
-        if {kind, "free"} <= of_kind.keys():
-            rows += _beside(lmm, of_kind[kind], of_kind["free"], kind, heads, how)
+        captions = list(some)
+        bound = max(captions, key=lambda sample: _amount(sample, kind))
+        untold = [sample for sample in captions if _amount(sample, "free") == len(sample.targets)]
+        free = max(untold, key=lambda sample: len(sample.targets), default=bound)
+        if _amount(bound, kind) > 1 and free is not bound:
+            rows += _beside(lmm, bound, free, kind, heads, how)
         if len(rows) >= 2 * images:
             break
     return rows
+
+
+def _amount(sample: Sample, kind: str) -> int:
+    return sum(target.kind == kind for target in sample.targets)
 
 
 def _beside(lmm: Any, bound: Sample, free: Sample, kind: str, heads: Sequence[Head], how: Any) -> list[Row]:
@@ -91,25 +98,26 @@ def _beside(lmm: Any, bound: Sample, free: Sample, kind: str, heads: Sequence[He
     if len(both) < 2:
         return []
     places = [_first_named(c, s) for c, s in zip(both, (bound, free), strict=True)]
-    shared = [k for k in places[0] if k in places[1] and bound.targets[k].kind == kind][:2]
+    things = {target.phrase: target for target in bound.targets if target.kind == kind}
+    shared = [name for name in places[0] if name in places[1] and name in things][:2]
     maps = [phrase_maps(c, how["normalise"], rows="first") for c in both]
     rows = []
-    for k in shared if len(shared) == 2 else ():
+    for name in shared if len(shared) == 2 else ():
         own = {
-            f"{head}, {said}": reduce_heads(m.maps[at[k] : at[k] + 1], [head], layers=m.layers)[0].float().cpu().numpy()
+            f"{head}, {said}": reduce_heads(m.maps[[at[name]]], [head], layers=m.layers)[0].float().cpu().numpy()
             for head in heads
             for m, at, said in zip(maps, places, ("told", "not told"), strict=True)
         }
-        rows.append(Row(bound.image, both[0].phrases[places[0][k]].text, both[0].grid, own, bound.targets[k].mask))
+        rows.append(Row(bound.image, both[0].phrases[places[0][name]].text, both[0].grid, own, things[name].mask))
     return rows
 
 
-def _first_named(capture: Capture, sample: Sample) -> dict[int, int]:
-    """Target -> the first phrase that names it and no other."""
-    found: dict[int, int] = {}
+def _first_named(capture: Capture, sample: Sample) -> dict[str, int]:
+    """Name of a target -> the first phrase that names it and no other. Samples of one image may have other targets."""
+    found: dict[str, int] = {}
     for i, some in enumerate(targets_named(capture.phrases, sample.targets)):
         if len(some) == 1:
-            found.setdefault(some[0], i)
+            found.setdefault(sample.targets[some[0]].phrase, i)
     return found
 
 
