@@ -97,18 +97,20 @@ def _told(gallery: str) -> str:
 
 
 def _knowing(found: Ranking) -> tuple[str, list[Head]] | None:
-    """The kind of phrases that heads know best before they are said, and its best heads; None if the data set tells no
-    such kinds beside free phrases."""
+    """The kind of phrases that heads know best before they are said, chosen on one half of the images and measured on
+    the other, and its best heads; None if the data set tells no such kinds beside free phrases."""
+    from interp.report.ranking_tables import held_out
     from interp.types import Head
 
     rows: Any = found.rows.query("rows == 'first'") if len(found.rows) else found.rows
     kinds = set(rows["kind"]) - {"all", "again"} if len(rows) else set[str]()
     if not kinds > {"free"}:
         return None
+    of_kind = {str(kind): some for kind, some in rows.groupby("kind") if kind in kinds - {"free"}}
+    known = {kind: held_out(some, some) for kind, some in of_kind.items()}
+    kind = max(known, key=lambda kind: (known[kind] == known[kind], known[kind]))  # NaN, which nothing is above, last
     order = ["specificity_low", "specificity"]  # the lower end: the best of many heads on few images is chance
-    told = rows[rows["kind"].isin(kinds - {"free"})].sort_values(order, ascending=False, kind="stable")
-    kind = str(told.iloc[0]["kind"])
-    best = told[told["kind"] == kind].head(TOLD)
+    best = of_kind[kind].sort_values(order, ascending=False, kind="stable").head(TOLD)
     return kind, [Head(int(a), int(b)) for a, b in zip(best["layer"], best["head"], strict=True)]
 
 

@@ -121,15 +121,15 @@ def kinds(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
                 "best": head_name(best),
                 "specificity": number(best["specificity"]),
                 "interval": specific_interval(best),
-                "held_out": number(_held_out(some, some)),
-                "free": number(_held_out(some, free)),
+                "held_out": number(held_out(some, some)),
+                "free": number(held_out(some, free)),
                 "pairs": str(int(best["pairs"])),
             }
         )
     return rows
 
 
-def _held_out(chosen: pd.DataFrame, measured: pd.DataFrame) -> float:
+def held_out(chosen: pd.DataFrame, measured: pd.DataFrame) -> float:
     """Mean specificity of the ``BEST`` heads of each half of the images on the other half of ``measured``."""
     halves = []
     for own, other in (("a", "b"), ("b", "a")):

@@ -2,12 +2,15 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from interp.answer.phrases import find_phrases
+from interp.commands.rank import _knowing
 from interp.datasets import bound_scenes
 from interp.ranking.examples import told
 from interp.ranking.study import rank
@@ -147,3 +150,20 @@ def test_a_data_set_that_tells_no_kinds_has_the_tables_that_it_had():
     assert set(plain.phrases["kind"]) == {""} and set(plain.rows["kind"]) == {"all"} and kinds(plain.tables()) == []
     assert set(free.phrases["kind"]) == {"free"} and set(free.rows["kind"]) == {"all", "free"}
     assert plain.heads.equals(free.heads)
+
+
+def test_the_kind_that_is_shown_is_not_that_of_a_head_that_was_lucky_on_few_phrases():
+    """One head is best on either half by chance, and worst on the other; three know attributes on both."""
+    cells = [(kind, layer, head) for kind in ("free", "attribute", "order") for layer in (0, 1) for head in (0, 1)]
+    table = pd.DataFrame(cells, columns=["kind", "layer", "head"]).assign(
+        rows="first", specificity_a=0.0, specificity_b=0.0
+    )
+    knows = (table["kind"] == "attribute") & (table["layer"] + table["head"] < 2)
+    table.loc[knows, ["specificity_a", "specificity_b"]] = 0.3
+    table.loc[table["kind"] == "order", "specificity_a"] = [1.0, 0.0, 0.0, 0.0]
+    table["specificity"] = (table["specificity_a"] + table["specificity_b"]) / 2
+    table["specificity_low"] = table["specificity"] - 0.1
+    assert table.sort_values("specificity_low").iloc[-1]["kind"] == "order"
+    kind, best = _knowing(SimpleNamespace(rows=table))
+    assert kind == "attribute" and Head(0, 0) in best and Head(1, 1) not in best
+    assert _knowing(SimpleNamespace(rows=table[table["kind"] == "free"])) is None
