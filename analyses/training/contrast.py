@@ -12,7 +12,7 @@ import torch
 
 from interp.datasets import scenes
 from training.clip import FEATURES, captioned, clip_model
-from training.loop import compile_layers, train
+from training.loop import begun, compile_layers, train
 from training.parts import Log
 from training.pictures import CLOSE, GRID, PATCH, PIXELS, Rendered
 from training.tokenizer import load_tokenizer
@@ -144,8 +144,7 @@ def clip(work: Path, log: Log, device: str, size: int = 64) -> None:
     read = fast([f"a {word}<eot>" for word in words()], return_tensors="pt", padding=True, padding_side="right")
     torch.manual_seed(0)
     model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>"))
-    if (work / "clip_start.pt").exists():
-        model.load_state_dict(torch.load(work / "clip_start.pt", weights_only=True), strict=False)
+    begun(model, work / "clip_start.pt")
     both = Contrasts(model, {key: read[key] for key in ("input_ids", "attention_mask")}).to(device)
     compile_layers((*model.vision_model.encoder.layers, *model.text_model.encoder.layers))
     batches, steps = Batches(work, fast, size), CLOSE_STEPS + HALVED_STEPS + WHOLE_STEPS

@@ -13,7 +13,7 @@ EMPTY = -1
 PLACE_WORDS = ("left", "right", "top", "bottom", "middle")
 PLAIN = 0.2  # the share of layouts whose things have no colour
 SHARES = {"question": 0.1, "asked": 0.15, "free": 0.3, "attribute": 0.15, "place": 0.1, "relation": 0.1, "order": 0.1}
-CAPTIONS = {kind: share for kind, share in SHARES.items() if kind in scenes.KINDS}
+ONLY_CAPTIONS = {kind: share for kind, share in SHARES.items() if kind in scenes.KINDS}
 LISTS = SHARES | {"question": 0.08, "asked": 0.1, "free": 0.42, "relation": 0.07, "order": 0.08}
 
 

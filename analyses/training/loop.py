@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 
@@ -20,6 +21,20 @@ def optimiser(module: torch.nn.Module, rate: float, decay: float) -> torch.optim
 def fast_bf16(device: str) -> bool:
     """Whether ``device`` multiplies matrices faster in bf16 than in fp32: GPUs, and CPUs with AMX."""
     return device != "cpu" or torch.cpu._is_amx_tile_supported()
+
+
+def begun(model: torch.nn.Module, start: Path) -> bool:
+    """Gives the model the weights (a state dict) in the file, where there is one, and says whether; some may lack.
+
+    Raises:
+        ValueError: weights that are not the model's.
+    """
+    if not start.exists():
+        return False
+    foreign = model.load_state_dict(torch.load(start, weights_only=True), strict=False).unexpected_keys
+    if foreign:
+        raise ValueError(f"{start} holds {len(foreign)} weights that the model has not, such as {foreign[0]!r}")
+    return True
 
 
 def compile_layers(layers) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
-from training.layouts import CAPTIONS, LISTS, SHARES
+from training.layouts import LISTS, ONLY_CAPTIONS, SHARES
 from training.loop import fast_bf16
 from training.parts import Log
 from training.trainer import ChangedOnly, Saver, Visits, resumable
@@ -36,15 +36,15 @@ class Round:
     rate: float
     first: int
     things: tuple[int, int]
-    shares: dict[str, float] = field(default_factory=lambda: SHARES)
+    shares: dict[str, float]
     answers: int = 3
 
 
 ROUNDS = {
-    "projector": Round((0, 32, 64, 125, 250, 500, 1000), 3, 3e-3, 0, (1, 2), CAPTIONS),
-    "lora": Round((20, 80, 160, 320, 640, 1280), 4, 1.5e-3, 16_000, (1, 5)),
-    "lora_again": Round((800,), 4, 8e-4, 60_000, (2, 5)),
-    "lora_last": Round((2500,), 4, 1.2e-3, 100_000, (1, 5)),
+    "projector": Round((0, 32, 64, 125, 250, 500, 1000), 3, 3e-3, 0, (1, 2), ONLY_CAPTIONS),
+    "lora": Round((20, 80, 160, 320, 640, 1280), 4, 1.5e-3, 16_000, (1, 5), SHARES),
+    "lora_again": Round((800,), 4, 8e-4, 60_000, (2, 5), SHARES),
+    "lora_last": Round((2500,), 4, 1.2e-3, 100_000, (1, 5), SHARES),
     "lora_long": Round((8000,), 4, 1.2e-3, 200_000, (1, 5), LISTS),
 }
 

@@ -99,6 +99,8 @@ def _told(gallery: str) -> str:
 def _knowing(found: Ranking) -> tuple[str, list[Head]] | None:
     """The kind of phrases that heads know best before they are said, chosen on one half of the images and measured on
     the other, and its best heads; None if the data set tells no such kinds beside free phrases."""
+    import numpy as np
+
     from interp.report.ranking_tables import held_out
     from interp.types import Head
 
@@ -106,9 +108,9 @@ def _knowing(found: Ranking) -> tuple[str, list[Head]] | None:
     kinds = set(rows["kind"]) - {"all", "again"} if len(rows) else set[str]()
     if not kinds > {"free"}:
         return None
-    of_kind = {str(kind): some for kind, some in rows.groupby("kind") if kind in kinds - {"free"}}
-    known = {kind: held_out(some, some) for kind, some in of_kind.items()}
-    kind = max(known, key=lambda kind: (known[kind] == known[kind], known[kind]))  # NaN, which nothing is above, last
+    told = rows[rows["kind"].isin(kinds - {"free"})]
+    of_kind = {str(kind): some for kind, some in told.groupby("kind")}
+    kind = max(of_kind, key=lambda kind: np.nan_to_num(held_out(of_kind[kind], of_kind[kind]), nan=-np.inf))
     order = ["specificity_low", "specificity"]  # the lower end: the best of many heads on few images is chance
     best = of_kind[kind].sort_values(order, ascending=False, kind="stable").head(TOLD)
     return kind, [Head(int(a), int(b)) for a, b in zip(best["layer"], best["head"], strict=True)]
@@ -119,15 +121,18 @@ def _explored(lmm: LMM, dataset: Iterable[Any], ids: Sequence[str], best: Head, 
     import numpy as np
 
     import interp
-    from interp.ranking.asked import words_of
+    from interp.ranking.asked import finder
     from interp.ranking.examples import drawn
     from interp.report import explorer
 
     samples = drawn(dataset, ids, TOUCHED, np.random.default_rng(options.seed))
     if options.answers == "generated":
         samples = [replace(sample, answer=None) for sample in samples]
-    words = words_of(session.words(options))[0]
-    how: Any = {"words": words, "ways": [(options.query, options.weighting)], "limit": explorer.LIMIT}
+    how: Any = {
+        "words": finder(session.words(options)),
+        "ways": [(options.query, options.weighting)],
+        "limit": explorer.LIMIT,
+    }
     attempts = [lambda n=n: interp.explore(lmm, samples[:n], **how) for n in range(len(samples), 0, -1)]
     contents = explorer.first_that_fits(attempts)
     return contents and {**contents, "start": [*best]}

@@ -16,7 +16,7 @@ from interp.emergence.timeline import Series
 from interp.explorer.shown import Taken
 from interp.images import read_image
 from interp.models._lmm import LMM
-from interp.ranking.asked import words_of
+from interp.ranking.asked import finder
 from interp.segmentation.proposals import chosen_mask
 from interp.types import Capture, PatchGrid, Prompts, Sample, Target
 
@@ -47,7 +47,7 @@ def asked(image: Any, prompt: str | None, answer: str | None, words: Any, max_ne
     if isinstance(image, Sample):
         known = image.prompt if prompt is None else prompt
         said = image.answer if answer is None else answer
-        find = words_of(words)[0] if callable(words) or words == "targets" else None
+        find = finder(words) if callable(words) or words == "targets" else None
         words = find(image) if find else words
         return Asked(image.id, image.image, known, said, words, image.targets, max_new_tokens)
     if image is None or prompt is None:

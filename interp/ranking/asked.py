@@ -21,18 +21,34 @@ def words_of(given: Words) -> tuple[Callable[[Sample], Any] | None, Any]:
     """What `interp.captures` takes as ``phrases``, and what a stored score's key says of it.
 
     Raises:
-        ValueError: no words.
+        ValueError: no words, or a function whose code cannot be read.
     """
-    if given is None:
-        return None, None
-    if given == "targets":
-        return lambda sample: _there([target.phrase for target in sample.targets]), "targets"
+    if given is None or given == "targets":
+        return finder(given), given
     if callable(given):
         return given, _code(given)
+    return finder(given), _listed(given)
+
+
+def finder(given: Words) -> Callable[[Sample], Any] | None:
+    """What `interp.captures` takes as ``phrases``, for what is shown and not stored.
+
+    Raises:
+        ValueError: no words.
+    """
+    if given is None or callable(given):
+        return given
+    if given == "targets":
+        return lambda sample: _there([target.phrase for target in sample.targets])
+    words = _listed(given)
+    return lambda sample: _there(words)
+
+
+def _listed(given: Sequence[str] | str) -> list[str]:
     words = [given] if isinstance(given, str) else list(given)
     if not words or not all(isinstance(word, str) and word.strip() for word in words):
         raise ValueError(f"phrases is {given!r}; expected words, 'targets', or a function of a sample that gives words")
-    return lambda sample: _there(words), words
+    return words
 
 
 def _there(words: Sequence[str]) -> Callable[[str], list[str]]:

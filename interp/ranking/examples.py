@@ -16,7 +16,7 @@ from interp.answer.maps import coverage, phrase_maps, reduce_heads
 from interp.answer.targets import match_targets, targets_named
 from interp.metrics._given import metric_of
 from interp.plots.overlay import Row
-from interp.ranking.asked import words_of
+from interp.ranking.asked import finder
 from interp.ranking.scoring import scored
 from interp.types import Capture, Head, Sample, Skip
 
@@ -45,7 +45,7 @@ def examples(
         batch=how["batch"],
         query=how["query"],
         weighting=how["weighting"],
-        phrases=words_of(how.get("words"))[0],
+        phrases=finder(how.get("words")),
     )
     rows = []
     for sample, result in zip(samples, results, strict=True):
@@ -77,9 +77,9 @@ def told(
     for _, some in groupby(those, key=lambda sample: sample.image_id):
         captions = list(some)
         bound = max(captions, key=lambda sample: _amount(sample, kind))
-        untold = [sample for sample in captions if _amount(sample, "free") == len(sample.targets)]
-        free = max(untold, key=lambda sample: len(sample.targets), default=bound)
-        if _amount(bound, kind) > 1 and free is not bound:
+        untold = [sample for sample in captions if all(target.kind == "free" for target in sample.targets)]
+        if untold and _amount(bound, kind) > 1:
+            free = max(untold, key=lambda sample: len(sample.targets))
             rows += _beside(lmm, bound, free, kind, heads, how)
         if len(rows) >= 2 * images:
             break
@@ -93,7 +93,7 @@ def _amount(sample: Sample, kind: str) -> int:
 def _beside(lmm: Any, bound: Sample, free: Sample, kind: str, heads: Sequence[Head], how: Any) -> list[Row]:
     """Rows of two things that both captions say once; none if there are not two."""
     read = {key: how[key] for key in ("answers", "batch", "query", "weighting")}
-    results = captures(lmm, [bound, free], phrases=words_of(how.get("words"))[0], **read)
+    results = captures(lmm, [bound, free], phrases=finder(how.get("words")), **read)
     both = [r for r in results if isinstance(r, Capture)]
     if len(both) < 2:
         return []

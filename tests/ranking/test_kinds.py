@@ -21,6 +21,7 @@ from interp.work.samples import of_kinds
 BEFORE, ALWAYS = Head(0, 1), Head(1, 0)
 """Planted: at the thing before a bound word's first token and never before a free one's; at it before any word."""
 GRID = 8
+HOW = {"answers": "reference", "batch": 8, "query": "predicting", "weighting": "none", "normalise": "none"}
 
 
 class Fake:
@@ -99,11 +100,16 @@ def test_the_report_shows_both_kinds_side_by_side(found):
     assert 0.2 < free < own - 0.1  # of the three best, one is specific on free phrases too, and one on bound ones alone
 
 
+def on_thing(row, drawn):
+    """Whether the map's highest patch lies on the row's thing."""
+    y, x = np.divmod(drawn.argmax(), GRID)
+    return row.mask[y * 8 : y * 8 + 8, x * 8 : x * 8 + 8].mean() > 0.5
+
+
 def test_the_pictures_show_one_image_with_its_things_told_and_not_told(monkeypatch):
     monkeypatch.setattr("interp.ranking.examples.captures", fake_captures)
-    how = {"answers": "reference", "batch": 8, "query": "predicting", "weighting": "none", "normalise": "none"}
     samples = list(bound_scenes.load(samples=40, size=64))
-    rows = told(Fake(), iter(samples), [s.id for s in samples], "attribute", [BEFORE, ALWAYS], 3, how)
+    rows = told(Fake(), iter(samples), [s.id for s in samples], "attribute", [BEFORE, ALWAYS], 3, HOW)
     assert len(rows) == 6
     hits = {title: 0 for title in ("L0H1, told", "L0H1, not told", "L1H0, told", "L1H0, not told")}
     for first, second in zip(rows[::2], rows[1::2], strict=True):
@@ -111,25 +117,21 @@ def test_the_pictures_show_one_image_with_its_things_told_and_not_told(monkeypat
         for row in (first, second):
             assert list(row.maps) == list(hits)
             for title, drawn in row.maps.items():
-                y, x = np.divmod(drawn.argmax(), GRID)
-                hits[title] += row.mask[y * 8 : y * 8 + 8, x * 8 : x * 8 + 8].mean() > 0.5
+                hits[title] += on_thing(row, drawn)
     assert hits["L1H0, told"] == hits["L1H0, not told"] == hits["L0H1, told"] == 6
     assert hits["L0H1, not told"] < 2
-    assert told(Fake(), samples, [s.id for s in samples if "free" in s.id], "attribute", [BEFORE], 3, how) == []
+    assert told(Fake(), samples, [s.id for s in samples if "free" in s.id], "attribute", [BEFORE], 3, HOW) == []
 
 
 def test_the_pictures_show_the_same_thing_told_and_not_told_when_only_some_kinds_are_asked_for(monkeypatch):
     """Then a caption keeps some of its targets, so that the same thing has another number in each caption."""
     monkeypatch.setattr("interp.ranking.examples.captures", fake_captures)
-    how = {"answers": "reference", "batch": 8, "query": "predicting", "weighting": "none", "normalise": "none"}
     samples = list(bound_scenes.load(samples=120, size=64))
     some, moved = list(of_kinds(samples, ["free", "attribute"])), 0
-    rows = told(Fake(), some, [s.id for s in samples], "attribute", [ALWAYS], 8, how)
+    rows = told(Fake(), some, [s.id for s in samples], "attribute", [ALWAYS], 8, HOW)
     assert len(rows) == 16
     for row in rows:
-        for drawn in row.maps.values():
-            y, x = np.divmod(drawn.argmax(), GRID)
-            assert row.mask[y * 8 : y * 8 + 8, x * 8 : x * 8 + 8].mean() > 0.5
+        assert all(on_thing(row, drawn) for drawn in row.maps.values())
         own = [s for s in some if np.array_equal(s.image, row.image)]
         places = {k for s in own for k, target in enumerate(s.targets) if np.array_equal(target.mask, row.mask)}
         moved += len(places) > 1

@@ -11,7 +11,7 @@ import torch
 
 from interp.models.difflmm.configuration import SCHEDULER
 from training.clip import captioned, load_clip
-from training.loop import train
+from training.loop import begun, train
 from training.mini_difflmm.autoencoder import LATENT, load_autoencoder
 from training.mini_difflmm.pictures import Pictures
 from training.parts import Log
@@ -82,10 +82,8 @@ def unet(pictures: Path, work: Path, log: Log, device: str) -> None:
     text.to(device)
     torch.manual_seed(5)
     model = plain_attention(UNet2DConditionModel(**UNET), device).to(device)
-    steps, size = UNET_STEPS, UNET_SIZE
-    if (work / "unet_start.pt").exists():
-        model.load_state_dict(torch.load(work / "unet_start.pt", weights_only=True)["model"], strict=False)
-        steps, size = AGAIN_STEPS, AGAIN_SIZE
+    again = begun(model, work / "unet_start.pt")
+    steps, size = (AGAIN_STEPS, AGAIN_SIZE) if again else (UNET_STEPS, UNET_SIZE)
     batches = Batches(pictures, work, fast, size)
 
     def loss_of(batch):
