@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from training.parts import Log
-from training.stages import ROUNDS
+from training.stages import ROUNDS, rounds
 
 
 def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -17,11 +17,15 @@ def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value.to(torch.bfloat16).contiguous() for key, value in weights.items()}
 
 
-def export_checkpoints(work: Path, out: Path) -> None:
-    """OUT/checkpoint-N, in bf16, with N counted over both stages."""
+def export_checkpoints(work: Path, out: Path, until: str | None = None, every: int = 1) -> None:
+    """OUT/checkpoint-N, in bf16, with N counted over both stages, to the round ``until`` or to the last.
+
+    One in ``every`` of each round's, its last among them.
+    """
     first = 0
-    for name, how in ROUNDS.items():
-        for step in how.saves:
+    for name in rounds(until):
+        how = ROUNDS[name]
+        for step in how.saves[::-every]:
             folder, to = work / name / f"checkpoint-{step}", out / f"checkpoint-{first + step}"
             to.mkdir(exist_ok=True)
             for file in folder.glob("*.safetensors"):

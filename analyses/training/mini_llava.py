@@ -34,24 +34,26 @@ def assemble(work: Path, seed: int) -> tuple[Any, Any]:
     )  # fmt: skip
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
-    for part, weights in (
-        (model.model.vision_tower, clip_part.vision_model),
-        (model.model.language_model, language.model),
-    ):
-        own = weights.state_dict()
-        if set(part.state_dict()) != set(own):
-            own = {f"vision_model.{key}": value for key, value in own.items()}
-        part.load_state_dict(own)
+    model.model.language_model.load_state_dict(language.model.state_dict())
+    see_as(model.model.vision_tower, clip_part)
     model.tie_weights()
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 3
     return model, clip_part
+
+
+def see_as(tower: Any, clip_part: Any) -> None:
+    """Gives a LLaVA's vision tower a CLIPModel's weights."""
+    own = clip_part.vision_model.state_dict()
+    if set(tower.state_dict()) != set(own):
+        own = {f"vision_model.{key}": value for key, value in own.items()}
+    tower.load_state_dict(own)
 
 
 def for_training(work: Path) -> Start:
     """What gives mini-llava, with a fresh projector, and the batches of a round."""
 
     def start(how: Round, seed: int) -> tuple[Any, Dialogues]:
-        data = Rendered(work, things=how.things)
+        data = Rendered(work, things=how.things, plain=how.plain)
         model = assemble(work, seed)[0]
         compile_layers(model.model.language_model.layers)
         return model, Dialogues(data, load_tokenizer(work), how.shares, how.answers)

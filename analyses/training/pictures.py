@@ -89,12 +89,18 @@ def normalised(images: np.ndarray) -> torch.Tensor:
 
 
 class Rendered:
-    """Rendered training pictures with so few to so many things; text differs at each visit, not between runs."""
+    """Rendered training pictures with so few to so many things; text differs at each visit, not between runs.
 
-    def __init__(self, work: Path, name: str = "scenes", things: tuple[int, int] = (1, 5)) -> None:
+    Pictures of untinted things come ``plain`` times in each round through them, the others once.
+    """
+
+    def __init__(self, work: Path, name: str = "scenes", things: tuple[int, int] = (1, 5), plain: int = 1) -> None:
         self.images = np.load(work / f"{name}.npy", mmap_mode="r")
         every = json.loads((work / f"{name}.json").read_text())
         self.numbers = [k for k, some in enumerate(every) if things[0] <= len(some) <= things[1]]
+        if plain > 1:
+            again = [k for k in self.numbers if not any(t["colour"] for t in every[k])] * (plain - 1)
+            self.numbers = np.random.default_rng(plain).permutation(self.numbers + again).tolist()
         self.things = [tuple(Thing(**{**t, "hides": frozenset(t["hides"])}) for t in every[k]) for k in self.numbers]
 
     def __len__(self) -> int:

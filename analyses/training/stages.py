@@ -28,7 +28,8 @@ class Round:
 
     ``saves``: the steps that ship, the last one is the end. ``first``: number of its first visit, so that none comes
     twice. ``things``: how few and how many a scene has. ``shares``: what is said how often (`layouts.spoken`). A step
-    sees ``batch`` pictures with ``answers`` dialogues each.
+    sees ``batch`` pictures with ``answers`` dialogues each. ``plain``: how many times as often as it was rendered a
+    scene of untinted things comes.
     """
 
     saves: tuple[int, ...]
@@ -38,6 +39,7 @@ class Round:
     things: tuple[int, int]
     shares: dict[str, float]
     answers: int = 3
+    plain: int = 1
 
 
 ROUNDS = {
@@ -46,6 +48,7 @@ ROUNDS = {
     "lora_again": Round((800,), 4, 8e-4, 60_000, (2, 5), SHARES),
     "lora_last": Round((2500,), 4, 1.2e-3, 100_000, (1, 5), SHARES),
     "lora_long": Round((8000,), 4, 1.2e-3, 200_000, (1, 5), LISTS),
+    "lora_wide": Round((7000,), 10, 1.2e-3, 300_000, (1, 5), LISTS, answers=1, plain=4),
 }
 
 
@@ -107,12 +110,18 @@ def projector(work: Path, log: Log, device: str, start: Start, seed: int = 2) ->
     stage("projector", model, data, work, log, device, seed)
 
 
-def lora(work: Path, log: Log, device: str, start: Start, seed: int = 3) -> None:
+def rounds(until: str | None = None) -> list[str]:
+    """Names of the rounds of both stages in order, to that one or to the last."""
+    names = list(ROUNDS)
+    return names[: names.index(until) + 1 if until else None]
+
+
+def lora(work: Path, log: Log, device: str, start: Start, seed: int = 3, until: str | None = None) -> None:
     """Stage 2: projector and low-rank adapters on every linear layer of the language model, captions and questions.
 
-    In rounds, each with a falling rate; the second on scenes with two things or more.
+    In rounds, to the one named ``until`` or to the last, each with a falling rate.
     """
-    for before, name in pairwise(ROUNDS):
+    for before, name in pairwise(rounds(until)):
         model, data = start(ROUNDS[name], seed)
         model = with_adapters(model, newest_of(work, before), seed)
         stage(name, model, data, work, log, device, seed)

@@ -64,6 +64,7 @@ def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: ar
     """Tables, examples, figures and report."""
     from interp.metrics._given import metric_of
     from interp.ranking.examples import examples, told
+    from interp.ranking.kinds import best_told
     from interp.report import explorer, figures, ranking, scores
 
     counts = {name: int(found.manifest[name]) for name in ("samples", "images", "phrases", "skipped")}
@@ -73,7 +74,7 @@ def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: ar
     if run.get(gallery) is None:
         scorer = next(given for given in options.metrics or [found.headline] if metric_of(given)[0] == found.headline)
         how = {**vars(options), "words": session.words(options)}
-        if knowing := _knowing(found):
+        if knowing := best_told(found.rows, TOLD):
             run.put(_told(gallery), figures.pack(told(lmm, dataset, score.sample_ids, *knowing, TOLD, how)))
         run.put(gallery, figures.pack(examples(lmm, dataset, score.sample_ids, top, scorer, EXAMPLES, how)))
     if options.control == "none" and explorer.key_of(run) != gallery:
@@ -94,26 +95,6 @@ def keep(run: Run, found: Ranking, lmm: LMM, dataset: Iterable[Any], options: ar
 def _told(gallery: str) -> str:
     """Where the pictures of what the text has told lie, beside the gallery's."""
     return f"told-{gallery}"
-
-
-def _knowing(found: Ranking) -> tuple[str, list[Head]] | None:
-    """The kind of phrases that heads know best before they are said, chosen on one half of the images and measured on
-    the other, and its best heads; None if the data set tells no such kinds beside free phrases."""
-    import numpy as np
-
-    from interp.report.ranking_tables import held_out
-    from interp.types import Head
-
-    rows: Any = found.rows.query("rows == 'first'") if len(found.rows) else found.rows
-    kinds = set(rows["kind"]) - {"all", "again"} if len(rows) else set[str]()
-    if not kinds > {"free"}:
-        return None
-    told = rows[rows["kind"].isin(kinds - {"free"})]
-    of_kind = {str(kind): some for kind, some in told.groupby("kind")}
-    kind = max(of_kind, key=lambda kind: np.nan_to_num(held_out(of_kind[kind], of_kind[kind]), nan=-np.inf))
-    order = ["specificity_low", "specificity"]  # the lower end: the best of many heads on few images is chance
-    best = of_kind[kind].sort_values(order, ascending=False, kind="stable").head(TOLD)
-    return kind, [Head(int(a), int(b)) for a, b in zip(best["layer"], best["head"], strict=True)]
 
 
 def _explored(lmm: LMM, dataset: Iterable[Any], ids: Sequence[str], best: Head, options: argparse.Namespace) -> Any:

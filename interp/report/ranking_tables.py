@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pandas as pd
 
+from interp.ranking.kinds import held_out
 from interp.report.html import (
     LEVEL,
     REDUCTIONS,
@@ -102,7 +103,7 @@ def kinds(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
     """What heads know of each kind of phrase before its word is said (the first row) and once it is (the last).
 
     A row per kind and row: how many heads tell the thing or look at things, the best one, and the mean specificity of
-    the ``BEST`` best, chosen on each half of the images and measured on the other: there, and on free phrases.
+    three best, chosen on each half of the images and measured on the other: there, and on free phrases.
     """
     table = tables["rows"]
     if table.empty or not len(found := table.loc[table["kind"] != "all", :]):
@@ -127,16 +128,6 @@ def kinds(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
             }
         )
     return rows
-
-
-def held_out(chosen: pd.DataFrame, measured: pd.DataFrame) -> float:
-    """Mean specificity of the ``BEST`` heads of each half of the images on the other half of ``measured``."""
-    halves = []
-    for own, other in (("a", "b"), ("b", "a")):
-        best = chosen.sort_values(f"specificity_{own}", ascending=False, kind="stable").head(BEST)
-        there = best.loc[:, ["layer", "head"]].merge(measured, on=["layer", "head"])
-        halves.append(there[f"specificity_{other}"].to_numpy(dtype=float).mean() if len(there) else math.nan)
-    return sum(halves) / 2
 
 
 def subsets(tables: Mapping[str, pd.DataFrame], main: str) -> list[dict[str, str]]:

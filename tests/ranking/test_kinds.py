@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,9 +9,9 @@ import pytest
 import torch
 
 from interp.answer.phrases import find_phrases
-from interp.commands.rank import _knowing
 from interp.datasets import bound_scenes
 from interp.ranking.examples import told
+from interp.ranking.kinds import best_told
 from interp.ranking.study import rank
 from interp.report.ranking_tables import kinds
 from interp.types import Capture, Head, PatchGrid, Sample, Target
@@ -166,6 +165,6 @@ def test_the_kind_that_is_shown_is_not_that_of_a_head_that_was_lucky_on_few_phra
     table["specificity"] = (table["specificity_a"] + table["specificity_b"]) / 2
     table["specificity_low"] = table["specificity"] - 0.1
     assert table.sort_values("specificity_low").iloc[-1]["kind"] == "order"
-    kind, best = _knowing(SimpleNamespace(rows=table))
-    assert kind == "attribute" and Head(0, 0) in best and Head(1, 1) not in best
-    assert _knowing(SimpleNamespace(rows=table[table["kind"] == "free"])) is None
+    kind, best = best_told(table, 2)
+    assert kind == "attribute" and best == [Head(0, 0), Head(1, 0)], "a head of each layer, and not (1, 1)"
+    assert best_told(table[table["kind"] == "free"], 2) is None

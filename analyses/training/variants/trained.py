@@ -41,9 +41,11 @@ def untrained(variant: str, a: argparse.Namespace, how: Round, seed: int) -> tup
     base = base_of(variant, a)
     model, fast = fresh(variant, base, seed), AutoTokenizer.from_pretrained(base)
     if variant == "llava":
-        data = dialogues.Dialogues(Rendered(pictures(a), things=how.things), fast, how.shares, how.answers)
+        data = dialogues.Dialogues(
+            Rendered(pictures(a), things=how.things, plain=how.plain), fast, how.shares, how.answers
+        )
     else:
-        seen = Pictures(pictures(a), things=how.things)
+        seen = Pictures(pictures(a), things=how.things, plain=how.plain)
         data = Dialogues(seen, fast, how.shares, how.answers)
         if not (pictures(a) / "posteriors.npy").exists():
             log, vae = Log(a.out / "log.jsonl"), model.model.diffusion.vae.to(a.device)
