@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -127,7 +127,7 @@ def measured(name: str, scenes_: int, batch: int, device: str) -> pd.DataFrame:
     hits = [h for i in range(0, len(free), batch) for h in named_targets(lmm, free[i : i + batch], 56)]
     recall = pd.Series(np.concatenate(hits), [s.image_id for s, h in zip(free, hits, strict=True) for _ in h])
     rows = []
-    for kind in scenes.KINDS:
+    for kind in get_args(scenes.Kind):
         own = right[right["kind"] == kind].set_index("image_id")
         row = {"model": name, "kind": kind, "n": len(own), "chance": own["chance"].mean(), "left": own["left"].mean()}
         best, heads = best_heads(phrases, scores, kind, kind)

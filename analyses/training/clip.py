@@ -36,10 +36,10 @@ def clip_model(entries: int, end: int):
     )
 
 
-def load_clip(work: Path, fast: Any, name: str = "clip") -> Any:
-    """The trained CLIPModel in WORK/NAME.pt, whose tokenizer is ``fast``."""
+def load_clip(work: Path, fast: Any) -> Any:
+    """The trained CLIPModel of WORK, whose tokenizer is ``fast``."""
     model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>"))
-    model.load_state_dict(torch.load(work / f"{name}.pt", weights_only=True)["model"])
+    model.load_state_dict(torch.load(work / "clip.pt", weights_only=True)["model"])
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -58,42 +58,23 @@ class Contrasts(torch.nn.Module):
         self.patches = torch.nn.Sequential(torch.nn.LayerNorm(192), torch.nn.Linear(192, 192))
         self.scale = torch.nn.Parameter(torch.tensor(14.0).log())
 
-    def read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Float[text channel] of length 1 each."""
-        state = self.clip.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-        return direction(self.clip.text_projection(state))
-
-    def seen(self, pixel_values: torch.Tensor, patches: torch.Tensor | None) -> Any:
-        """What the vision model gives, of these patches (Int[images kept]) or of all."""
-        with only(patches, self.clip.vision_model.embeddings):
-            return self.clip.vision_model(pixel_values=pixel_values, output_hidden_states=True)
-
-    def alike(self, seen: Any) -> torch.Tensor:
-        """Float[image patch word]: cosines times scale."""
-        words = {key: ids.to(self.scale.device) for key, ids in self.words.items()}
-        return direction(self.patches(seen.hidden_states[FEATURES][:, 1:])) @ self.read(**words).T * self.scale.exp()
-
     def forward(self, pixel_values, input_ids, attention_mask, patches=None):
         """Cosines times scale: Float[images captions], and Float[images words] of each word's ``FEWEST`` best patches.
 
         ``patches`` (Int[images kept]): those looked at, or all; of half of them, half as many count.
         """
-        seen = self.seen(pixel_values, patches)
-        captions = direction(self.clip.visual_projection(seen.pooler_output)) @ self.read(input_ids, attention_mask).T
-        single = self.alike(seen)
+        direction = lambda x: torch.nn.functional.normalize(x.float(), dim=-1)  # noqa: E731
+        read = lambda ids, mask: direction(  # noqa: E731
+            self.clip.text_projection(self.clip.text_model(input_ids=ids, attention_mask=mask).pooler_output)
+        )
+        with only(patches, self.clip.vision_model.embeddings):
+            seen = self.clip.vision_model(pixel_values=pixel_values, output_hidden_states=True)
+        words = {key: ids.to(input_ids.device) for key, ids in self.words.items()}
+        captions = direction(self.clip.visual_projection(seen.pooler_output)) @ read(input_ids, attention_mask).T
+        single = direction(self.patches(seen.hidden_states[FEATURES][:, 1:]))
+        single = single @ read(words["input_ids"], words["attention_mask"]).T
         fewest = FEWEST if single.shape[1] == GRID**2 else FEWEST // 2
-        return captions * self.clip.logit_scale.exp(), single.topk(fewest, 1).values.mean(1)
-
-
-def direction(x: torch.Tensor) -> torch.Tensor:
-    """Each vector, of length 1."""
-    return torch.nn.functional.normalize(x.float(), dim=-1)
-
-
-def word_tokens(fast: Any, words: Sequence[str]) -> dict[str, torch.Tensor]:
-    """``input_ids`` and ``attention_mask`` of each word with its article, as `Contrasts` takes them."""
-    read = fast([f"a {word}<eot>" for word in words], return_tensors="pt", padding=True, padding_side="right")
-    return {key: read[key] for key in ("input_ids", "attention_mask")}
+        return captions * self.clip.logit_scale.exp(), single.topk(fewest, 1).values.mean(1) * self.scale.exp()
 
 
 def contrast(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -160,10 +141,11 @@ def clip(work: Path, log: Log, device: str, size: int = 64) -> None:
     halves their cost (FLIP, arXiv 2212.00794). It begins from the weights in WORK/clip_start.pt, where there are some.
     """
     fast = load_tokenizer(work)
+    read = fast([f"a {word}<eot>" for word in words()], return_tensors="pt", padding=True, padding_side="right")
     torch.manual_seed(0)
     model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>"))
     begun(model, work / "clip_start.pt")
-    both = Contrasts(model, word_tokens(fast, words())).to(device)
+    both = Contrasts(model, {key: read[key] for key in ("input_ids", "attention_mask")}).to(device)
     compile_layers((*model.vision_model.encoder.layers, *model.text_model.encoder.layers))
     batches, steps = Batches(work, fast, size), CLOSE_STEPS + HALVED_STEPS + WHOLE_STEPS
     train("clip_state", both, batches, lambda batch: loss_of(both, batch), steps, 1e-3, 0.1, work, log, device)

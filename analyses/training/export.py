@@ -17,15 +17,12 @@ def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value.to(torch.bfloat16).contiguous() for key, value in weights.items()}
 
 
-def export_checkpoints(work: Path, out: Path, until: str | None = None, every: int = 1) -> None:
-    """OUT/checkpoint-N, in bf16, with N counted over both stages, to the round ``until`` or to the last.
-
-    One in ``every`` of each round's, its last among them.
-    """
+def export_checkpoints(work: Path, out: Path, until: str | None = None) -> None:
+    """OUT/checkpoint-N, in bf16, with N counted over both stages, to the round ``until`` or to the last."""
     first = 0
     for name in rounds(until):
         how = ROUNDS[name]
-        for step in how.saves[::-every]:
+        for step in how.saves:
             folder, to = work / name / f"checkpoint-{step}", out / f"checkpoint-{first + step}"
             to.mkdir(exist_ok=True)
             for file in folder.glob("*.safetensors"):

@@ -34,19 +34,17 @@ def assemble(work: Path, seed: int) -> tuple[Any, Any]:
     )  # fmt: skip
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
-    model.model.language_model.load_state_dict(language.model.state_dict())
-    see_as(model.model.vision_tower, clip_part)
+    for part, weights in (
+        (model.model.vision_tower, clip_part.vision_model),
+        (model.model.language_model, language.model),
+    ):
+        own = weights.state_dict()
+        if set(part.state_dict()) != set(own):
+            own = {f"vision_model.{key}": value for key, value in own.items()}
+        part.load_state_dict(own)
     model.tie_weights()
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 3
     return model, clip_part
-
-
-def see_as(tower: Any, clip_part: Any) -> None:
-    """Gives a LLaVA's vision tower a CLIPModel's weights."""
-    own = clip_part.vision_model.state_dict()
-    if set(tower.state_dict()) != set(own):
-        own = {f"vision_model.{key}": value for key, value in own.items()}
-    tower.load_state_dict(own)
 
 
 def for_training(work: Path) -> Start:

@@ -7,6 +7,7 @@ import argparse
 import base64
 import shlex
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from interp.plugins import data_folder, shipped, to_get
 HELP = "the whole story on the shipped model, in minutes"
 SHIPPED, OTHER = "mini-llava", "mini-difflmm"
 SCENES = 3
-MASKS = "What is that good for? Masks of what it names, on the first three test scenes."
+KINDS = ("free", "attribute")
+"""Of the captions that heads are ranked on: in random order, and with what tells a thing before its word."""
+MASKS = "What is that good for? Masks of what a caption names, on the first three test scenes that have such a caption."
 
 
 def options(sub: argparse.ArgumentParser) -> None:
     """The command's options."""
     sub.add_argument(
-        "--samples", type=_values.positive, default=120, metavar="N", help="scenes to rank on (default: 120)"
+        "--samples", type=_values.positive, default=120, metavar="N", help="captions to rank on (default: 120)"
     )
     sub.add_argument("--model", default="mini-llava", help="another model in place of the shipped one")
     _options.shared(sub)
@@ -57,8 +60,7 @@ def run(options: argparse.Namespace) -> None:
         )
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    _write_scenes(out)
-    chosen = parts(options.model, options.samples, out)
+    chosen = parts(options.model, options.samples, out, _write_scenes(out))
     with session.sharing():
         for number, part in enumerate(chosen, 1):
             words = [*part.words, "--out", str(out / part.folder), *_passed_on(options)]
@@ -76,15 +78,18 @@ def _command(words: list[str]) -> None:
     command.run(parser.parse_args(rest, argparse.Namespace(command=name, debug=False)))
 
 
-def parts(model: str, samples: int, out: Path) -> list[Part]:
-    """What the demo shows of a model: emergence if it has checkpoints, a comparison if the other model ships too."""
+def parts(model: str, samples: int, out: Path, captions: list[str]) -> list[Part]:
+    """What the demo shows of a model: emergence if it has checkpoints, a comparison if the other model ships too.
+
+    ``captions``: of the scenes that are segmented.
+    """
     few = str(max(1, min(samples, 16)))
     found = [
         Part(
             "heads",
-            "Which heads look at things, and which at the named one?",
-            ("rank", model, "scenes", "--samples", str(samples), "--batch", "32"),
-            ("heads_pointing_game.png", "specific_pointing_game.png"),
+            "Which heads find the thing before its word is said?",
+            ("rank", model, "bound_scenes", "--kinds", *KINDS, "--samples", str(samples), "--batch", "32"),
+            ("told.png", "specific_pointing_game.png", "heads_pointing_game.png"),
         )
     ]
     words = ("effects", model, "scenes", "--samples", few, "--draws", "20")
@@ -94,20 +99,27 @@ def parts(model: str, samples: int, out: Path) -> list[Part]:
         words = ("emerge", model, "scenes", "--samples", few, "--metric", "pointing_game")
         found.append(Part("emergence", "When did they begin to?", words, ("growth_pointing_game.png",)))
     if model in shipped():
-        found += [part for number in range(SCENES) for part in masks(model, out, number)]
+        found += [part for number, caption in enumerate(captions) for part in masks(model, out, number, caption)]
     if model == SHIPPED and OTHER in shipped():
-        words = ("compare", SHIPPED, OTHER, "scenes", "--samples", few)
+        words = ("compare", _at_the_step_of(OTHER), OTHER, "scenes", "--samples", few)
         title = "Does a model with a diffusion model's eyes ground better?"
         found.append(Part("comparison", title, words, ("heads_pointing_game.png",)))
     return found
 
 
-def masks(model: str, out: Path, number: int) -> list[Part]:
-    """Masks of one scene: by the best three heads of the ranking that the demo has made, and by the paper's mean."""
-    words = ("segment", model, str(out / picture(number)), "Describe the image.")
-    ranked = ("--heads", "top3", "--ranking", str(out / "heads"))
+def _at_the_step_of(other: str) -> str:
+    """The shipped model's checkpoint at the other one's last step, where there is one: both have learned as long."""
+    steps = [int(folder.name.removeprefix("checkpoint-")) for folder in (data_folder() / other).glob("checkpoint-*")]
+    same = f"{SHIPPED}/checkpoint-{max(steps, default=0)}"
+    return same if (data_folder() / same).is_dir() else SHIPPED
+
+
+def masks(model: str, out: Path, number: int, caption: str) -> list[Part]:
+    """Masks of one scene: by the best head of the ranking that the demo has made, and by the paper's mean of all."""
+    words = ("segment", model, str(out / picture(number)), "Describe the image.", "--answer", caption)
+    ranked = ("--heads", "top1", "--ranking", str(out / "heads"))
     return [
-        Part(f"masks-{number}", MASKS, (*words, *ranked), ("overlay.png",), "the best three heads of this ranking"),
+        Part(f"masks-{number}", MASKS, (*words, *ranked), ("overlay.png",), "the best head of the ranking"),
         Part(f"masks-{number}-all", MASKS, words, ("overlay.png",), "the mean of all heads (the paper)"),
     ]
 
@@ -123,13 +135,18 @@ def _passed_on(options: argparse.Namespace) -> list[str]:
     return words + ["--force"] * options.force
 
 
-def _write_scenes(out: Path) -> None:
+def _write_scenes(out: Path) -> list[str]:
+    """The first test scenes with a caption that tells each thing just before its noun; the captions."""
     from PIL import Image
 
-    from interp.datasets import scenes
+    from interp.datasets import bound_scenes
 
-    for number, scene in enumerate(scenes.load(split="test", samples=SCENES)):
+    told = (s for s in bound_scenes.load(samples=50) if any(t.kind == KINDS[-1] for t in s.targets))
+    captions = []
+    for number, scene in enumerate(islice(told, SCENES)):
         Image.fromarray(scene.image).save(out / picture(number))
+        captions.append(scene.answer)
+    return captions
 
 
 def _page(out: Path, chosen: list[Part], options: argparse.Namespace) -> Path:
@@ -148,6 +165,6 @@ def _page(out: Path, chosen: list[Part], options: argparse.Namespace) -> Path:
         shown[-1]["parts"].append(about)
     path = out / "report.html"
     first = explorer.shown(Run.read(out / chosen[0].folder))
-    ranked = f"The heads were chosen on the {options.samples} scenes of the first part, these three among them."
+    ranked = f"The head was chosen on the {options.samples} captions of the first part, these three among them."
     page = html.template("demo").render(model=options.model, groups=shown, explorer=first, masks=MASKS, ranked=ranked)
     return html.save(path, page)

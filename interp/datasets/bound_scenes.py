@@ -17,8 +17,9 @@ def load(
     """The first ``samples`` captions (500 unless told) of a split's scenes, up to five each; the same on every machine.
 
     Each scene comes with a ``free`` caption and with those bound ones that can be said of it: by ``attribute`` ("a
-    small red cup"), ``place`` ("at the top left is a cup"), ``relation`` ("left of the cup is a frog") and ``order``
-    ("from left to right: a cup, a frog"). Each target's ``kind`` says which. ``root`` is not used.
+    small red cup") or ``attribute_apart`` ("a red toy cup", "the red one is a cup"), ``place`` ("at the top left is a
+    cup"), ``relation`` ("left of the cup is a frog") and ``order`` ("from left to right: a cup, a frog"). Each target's
+    ``kind`` says which. ``root`` is not used.
 
     Raises:
         ValueError: no such split.

@@ -93,13 +93,14 @@ def side_by_side(
             leaders_of(top, rows, own, kind)
             _loss(bottom, steps)
             top.set_title(f"{name}: {int(np.isfinite(column(own, kind.onset)).sum())} of {len(own)} heads")
-            top.legend(loc="upper left", fontsize=7, ncols=2, frameon=True, framealpha=1, edgecolor="none")
+            below = {"loc": "upper left", "bbox_to_anchor": (0, 0.95)}  # the stages' names
+            top.legend(**below, fontsize=7, ncols=2, frameon=True, framealpha=1, edgecolor="none")
             for axes in (top, bottom):
                 _stages(axes, rows, names=axes is top)
             _step_axis(bottom, every)
         grid[0, 0].set_ylabel(f"{words(metric)}, {kind.value}")
         low, high = grid[0, 0].get_ylim()
-        grid[0, 0].set_ylim(limits or (low, 1.25 * high))  # room for the legends; the scale is shared
+        grid[0, 0].set_ylim(limits or (low, 1.35 * high))  # room for the legends; the scale is shared
         grid[1, 0].set_ylabel(LOSS)
     return whole(figure)
 

@@ -27,11 +27,10 @@ def held_out(chosen: pd.DataFrame, measured: pd.DataFrame) -> float:
 
 
 def best_told(rows: pd.DataFrame, amount: int) -> tuple[str, list[Head]] | None:
-    """The kind of phrases that heads know best before they are said, and the best head of each of ``amount`` layers.
+    """The kind of phrases that heads know best before they are said, and its ``amount`` best heads.
 
-    ``rows``: `Ranking.rows`. The kind's best heads are chosen on one half of the images and measured on the other; None
-    if there are no such kinds beside free phrases. A layer a head: what one layer can read, a later one may read of
-    words further back.
+    ``rows``: `Ranking.rows`. The kinds' best heads are chosen on one half of the images and measured on the other; None
+    if there are no such kinds beside free phrases.
     """
     first = rows.loc[rows["rows"] == "first", :] if len(rows) else rows
     kinds = set(first["kind"]) - {"all", "again"} if len(first) else set[str]()
@@ -40,5 +39,5 @@ def best_told(rows: pd.DataFrame, amount: int) -> tuple[str, list[Head]] | None:
     of_kind = {str(kind): some for kind, some in first.groupby("kind") if kind in kinds - {"free"}}
     kind = max(of_kind, key=lambda kind: np.nan_to_num(held_out(of_kind[kind], of_kind[kind]), nan=-np.inf))
     order = ["specificity_low", "specificity"]  # the lower end: the best of many heads on few images is chance
-    best = of_kind[kind].sort_values(order, ascending=False, kind="stable").drop_duplicates("layer").head(amount)
+    best = of_kind[kind].sort_values(order, ascending=False, kind="stable").head(amount)
     return kind, [Head(int(a), int(b)) for a, b in zip(best["layer"], best["head"], strict=True)]

@@ -346,7 +346,8 @@ def test_the_demo_ends_by_naming_the_report(model, tmp_path, capsys):
     assert last.endswith(str(tmp_path / "demo" / "report.html")) and (tmp_path / "demo" / "report.html").exists()
     page = (tmp_path / "demo" / "report.html").read_text()
     assert 'href="heads/report.html"' in page and "data:image/png" in page
-    assert page.count('alt="Which heads look at things, and which at the named one?"') == 2, "both claims are shown"
+    title = "Which heads find the thing before its word is said?"
+    assert page.count(f'alt="{title}"') == 3, "what the text has told, and both claims"
     assert (tmp_path / "demo" / "heads" / "report.html").exists()
 
 

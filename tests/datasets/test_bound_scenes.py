@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import re
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -61,10 +62,22 @@ def sides(phrase):
 
 
 def test_every_kind_of_phrase_is_common_enough_to_be_measured(tested):
-    phrases = {
-        kind: sum(list(s.kinds.values()).count(kind) for _, _, k, s in tested if k == kind) for kind in scenes.KINDS
-    }
+    phrases = {kind: sum(list(s.kinds.values()).count(kind) for *_, s in tested) for kind in get_args(scenes.Kind)}
     assert min(phrases.values()) > 250, phrases
+
+
+def test_an_attribute_that_stands_apart_has_a_word_between_it_and_the_noun(tested):
+    seen = {"attribute": 0, "attribute_apart": 0}
+    for found, _, caption, said in tested:
+        for k, kind in said.kinds.items() if caption == "attribute" else ():
+            noun = bound.plural(found[k].noun) if found[k].count == 2 else found[k].noun
+            before = re.findall(rf"(\w+) {noun}\b", said.text)
+            assert len(before) == 1, said.text
+            telling = before[0] in (*scenes.COLOURS, "big", "small", "two")
+            assert kind == ("attribute" if telling else "attribute_apart"), said.text
+            assert telling or before[0] in ("toy", "a", "an")
+            seen[kind] += 1
+    assert min(seen.values()) > 100
 
 
 def test_what_a_place_says_is_true_of_one_thing_alone(tested):

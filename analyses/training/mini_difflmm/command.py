@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.mini_difflmm.autoencoder import autoencoder, posteriors
-from training.mini_difflmm.dichromat import dichromat
 from training.mini_difflmm.model import LAST, export, for_training
 from training.mini_difflmm.samples import samples
 from training.mini_difflmm.unet import unet
@@ -25,7 +24,6 @@ def main(about: str | None) -> None:
         "autoencoder": lambda: autoencoder(*given),
         "posteriors": lambda: (a.work / "posteriors.npy").exists() or posteriors(*given),
         "unet": lambda: unet(*given),
-        "dichromat": lambda: (a.work / "dichromat.pt").exists() or dichromat(*given),
         "samples": lambda: (a.work / "samples.png").exists() or samples(*given, a.work / "samples.png"),
         "projector": lambda: projector(a.work, log, a.device, start),
         "lora": lambda: lora(a.work, log, a.device, start, until=LAST),

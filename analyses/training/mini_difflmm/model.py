@@ -12,7 +12,6 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from interp.models.difflmm import DiffLMMConfig, DiffLMMForConditionalGeneration, DiffLMMProcessor, save_beside
 from training import mini_llava
-from training.clip import load_clip
 from training.dialogues import TEMPLATE
 from training.export import checkpoints_of, export_checkpoints, export_log
 from training.loop import compile_layers
@@ -41,15 +40,10 @@ def configuration(clip_part: Any, language: Any, fast: Any, work: Path) -> DiffL
 
 
 def assemble(pictures: Path, work: Path, seed: int) -> DiffLMMForConditionalGeneration:
-    """DiffLMM from mini-llava's language model, the CLIP that lacks an axis of colour and the trained diffusion model.
-
-    With a fresh projector.
-    """
+    """DiffLMM from mini-llava's CLIP and language model and the trained diffusion model, with a fresh projector."""
     base, clip_part = mini_llava.assemble(pictures, seed)
-    fast = load_tokenizer(pictures)
-    mini_llava.see_as(base.model.vision_tower, load_clip(work, fast, "dichromat"))
     parts = base.model.state_dict()
-    config = configuration(clip_part, base.model.language_model, fast, work)
+    config = configuration(clip_part, base.model.language_model, load_tokenizer(pictures), work)
     torch.manual_seed(seed)
     model = DiffLMMForConditionalGeneration(config)
     load = {k: v for k, v in parts.items() if k.startswith(("vision_tower.", "language_model."))}
@@ -89,15 +83,14 @@ def export(pictures: Path, work: Path, log: Log, out: Path, mini_llava: Path) ->
     base, theirs = out / "base", mini_llava / "base" / "model.safetensors"
     if not theirs.is_file():
         raise FileNotFoundError(f"no {theirs}; export mini-llava there first, or name its folder with --mini-llava")
-    export_checkpoints(work, out, LAST, every=2)
+    export_checkpoints(work, out, LAST)
     model, first = assemble(pictures, work, 2).to(torch.bfloat16), out / "checkpoint-0" / "projector.safetensors"
     model.load_state_dict(load_file(first), strict=False)
     weights = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}  # tied
     model.config.save_pretrained(base)
     model.generation_config.save_pretrained(base)
     save_beside(weights, base, (theirs, first))
-    eyes = ("model.diffusion.", "model.vision_tower.")
-    own = {k for k in load_file(base / SAFE_WEIGHTS_NAME) if not k.startswith(eyes)}
+    own = {k for k in load_file(base / SAFE_WEIGHTS_NAME) if not k.startswith("model.diffusion.")}
     if own:
         raise ValueError(f"{theirs} lacks {len(own)} weights such as {min(own)}; export the mini-llava of {pictures}")
     processor = DiffLMMProcessor.from_config(model.config, load_tokenizer(pictures))

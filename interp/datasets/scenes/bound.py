@@ -85,7 +85,10 @@ def free(rng: np.random.Generator, split: str, things: Sequence[Thing]) -> Said 
 
 
 def attribute(rng: np.random.Generator, split: str, things: Sequence[Thing]) -> Said | None:
-    """``There is a red cup and two small foxes.``; ``There is a red toy cup ...``; ``The red thing is a cup ...``"""
+    """``There is a red cup and two small foxes.``; ``There is a red toy cup ...``; ``The red thing is a cup ...``
+
+    In the first the word just before the noun tells it (``attribute``), in the others one further back.
+    """
     words, form = {}, rng.random()
     single = form < SINGLE
     toys = not single and form < SINGLE + TOYS
@@ -105,7 +108,7 @@ def attribute(rng: np.random.Generator, split: str, things: Sequence[Thing]) -> 
         listed = [named(things[k], [*words[k], *["toy"] * toys]) for k in order]
         text = str(pick(rng, _LISTS)).format(list=joined(listed))
         text = text.replace("here is two", "here are two")
-    return Said(text, dict.fromkeys(order, "attribute"))
+    return Said(text, dict.fromkeys(order, "attribute_apart" if single or toys else "attribute"))
 
 
 def place(rng: np.random.Generator, split: str, things: Sequence[Thing]) -> Said | None:

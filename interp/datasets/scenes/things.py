@@ -10,9 +10,13 @@ import numpy as np
 
 from interp.datasets.scenes.draws import held_out
 
-Kind = Literal["free", "attribute", "place", "relation", "order"]
+Kind = Literal["free", "attribute", "attribute_apart", "place", "relation", "order"]
+"""What has told a thing from the others before its noun is said: nothing, or the words of one of these kinds.
+
+``attribute_apart``: an attribute with another word between it and the noun.
+"""
 KINDS: tuple[Kind, ...] = ("free", "attribute", "place", "relation", "order")
-"""What has told a thing from the others before its noun is said: nothing, or the words of one of these kinds."""
+"""The kinds of captions; one by attribute tells all its things by ``attribute`` or all by ``attribute_apart``."""
 
 COLOURS = {
     "red": (205, 35, 30),

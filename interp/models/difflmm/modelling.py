@@ -53,8 +53,7 @@ class DiffLMMProjector(nn.Module):
         """Image tokens for the language model, row by row."""
         reduced = self.reduce(self.norm(feature.flatten(2).transpose(1, 2)))
         parts = [reduced, clip.to(reduced)]
-        if self.same_scale:  # without its mean: biases that grow would leave a constant of deviation 1
-            parts[0] = reduced - reduced.mean(1, keepdim=True)
+        if self.same_scale:
             parts = [layer_norm(part, part.shape[-1:]) for part in parts]
         return self.linear(torch.cat(parts, -1)) + self.position
 
