@@ -143,7 +143,7 @@ def series(
 
     >>> found = series("mini-llava")
     >>> found.points[0].step, found.points[-1].step, len(found.sound)
-    (0, 6160, 14)
+    (0, 20580, 17)
     """
     name, places, own_base = _places(source, steps, revisions)
     twice = sorted({s for s, _, _ in places if [p[0] for p in places].count(s) > 1})

@@ -341,7 +341,7 @@ def test_the_reports_explorer_shows_the_words_that_were_asked_for(model, tmp_pat
 
 
 def test_the_demo_ends_by_naming_the_report(model, tmp_path, capsys):
-    assert cli.main(["demo", "--model", model, "--samples", "3", "--out", str(tmp_path / "demo")]) == 0
+    assert cli.main(["demo", "--model", model, "--samples", "24", "--out", str(tmp_path / "demo")]) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.endswith(str(tmp_path / "demo" / "report.html")) and (tmp_path / "demo" / "report.html").exists()
     page = (tmp_path / "demo" / "report.html").read_text()
