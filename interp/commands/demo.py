@@ -141,7 +141,7 @@ def _write_scenes(out: Path) -> list[str]:
 
     from interp.datasets import bound_scenes
 
-    told = (s for s in bound_scenes.load(samples=50) if any(t.kind == KINDS[-1] for t in s.targets))
+    told = (s for s in bound_scenes.load() if any(t.kind == KINDS[-1] for t in s.targets))
     captions = []
     for number, scene in enumerate(islice(told, SCENES)):
         Image.fromarray(scene.image).save(out / picture(number))
