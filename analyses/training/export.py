@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,16 @@ def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value.to(torch.bfloat16).contiguous() for key, value in weights.items()}
 
 
-def export_checkpoints(work: Path, out: Path, until: str | None = None) -> None:
-    """OUT/checkpoint-N, in bf16, with N counted over both stages, to the round ``until`` or to the last."""
+Weights = dict[str, torch.Tensor]
+
+
+def export_checkpoints(
+    work: Path, out: Path, until: str | None = None, ready: Callable[[Weights], Weights] = halved
+) -> None:
+    """OUT/checkpoint-N, in bf16, with N counted over both stages, to the round ``until`` or to the last.
+
+    ``ready`` makes of a file's weights those that ship.
+    """
     first = 0
     for name in rounds(until):
         how = ROUNDS[name]
@@ -26,7 +35,7 @@ def export_checkpoints(work: Path, out: Path, until: str | None = None) -> None:
             folder, to = work / name / f"checkpoint-{step}", out / f"checkpoint-{first + step}"
             to.mkdir(exist_ok=True)
             for file in folder.glob("*.safetensors"):
-                save_file(halved(load_file(file)), to / file.name)
+                save_file(ready(load_file(file)), to / file.name)
             if (folder / "adapter_config.json").exists():
                 (to / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
         first += max(how.saves)

@@ -57,9 +57,18 @@ Start = Callable[[Round, int], tuple[Any, Any]]
 
 
 def stage(
-    name: str, model: Any, data: Any, work: Path, log: Log, device: str, seed: int, saves: tuple[int, ...] | None = None
+    name: str,
+    model: Any,
+    data: Any,
+    work: Path,
+    log: Log,
+    device: str,
+    seed: int,
+    saves: tuple[int, ...] | None = None,
+    rate: float | None = None,
 ) -> None:
-    """One of ``ROUNDS`` with transformers' Trainer, to its end or to another; only what it trains is saved."""
+    """One of ``ROUNDS`` with transformers' Trainer, to its end or to another, at its rate or another; only what it
+    trains is saved."""
     how, home = ROUNDS[name], work / name
     saves = saves or how.saves
     steps = max(saves)
@@ -68,7 +77,7 @@ def stage(
     arguments = TrainingArguments(
         output_dir=str(home), max_steps=steps, per_device_train_batch_size=how.batch, save_strategy="no",
         bf16=fast_bf16(device),
-        learning_rate=how.rate, weight_decay=0.0, max_grad_norm=1.0,
+        learning_rate=rate or how.rate, weight_decay=0.0, max_grad_norm=1.0,
         adam_beta2=0.98, logging_steps=5, report_to=[], remove_unused_columns=False, seed=seed, disable_tqdm=True,
         use_cpu=device == "cpu", dataloader_pin_memory=device != "cpu",
     )  # fmt: skip
@@ -103,11 +112,11 @@ def newest_of(work: Path, name: str) -> Path:
     return work / name / f"checkpoint-{max(ROUNDS[name].saves)}"
 
 
-def projector(work: Path, log: Log, device: str, start: Start, seed: int = 2) -> None:
+def projector(work: Path, log: Log, device: str, start: Start, seed: int = 2, rate: float | None = None) -> None:
     """Stage 1: the projector alone, on captions of scenes with one or two things."""
     model, data = start(ROUNDS["projector"], seed)
     freeze_all_but_projector(model)
-    stage("projector", model, data, work, log, device, seed)
+    stage("projector", model, data, work, log, device, seed, rate=rate)
 
 
 def rounds(until: str | None = None) -> list[str]:

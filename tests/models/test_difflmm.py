@@ -174,10 +174,23 @@ def test_feature_and_clip_tokens_of_one_scale_count_alike_whatever_their_own(bui
         seen = {}
         projector.linear.register_forward_hook(lambda module, args, output: seen.update(joined=args[0]))
         projector(feature, clip)
-    own = projector.reduce[0].out_features
-    for part in (seen["joined"][..., :own], seen["joined"][..., own:]):
-        torch.testing.assert_close(part.mean(-1), torch.zeros(2, 64), atol=1e-4, rtol=0)
-        torch.testing.assert_close(part.var(-1, unbiased=False), torch.ones(2, 64), atol=2e-2, rtol=0)
+    feature, clip = seen["joined"].split([projector.reduce[0].out_features, 16], -1)
+    torch.testing.assert_close(clip.mean(-1), torch.zeros(2, 64), atol=1e-4, rtol=0)
+    torch.testing.assert_close(clip.var(-1, unbiased=False), torch.ones(2, 64), atol=2e-2, rtol=0)
+    torch.testing.assert_close(feature.mean(1), torch.zeros(2, feature.shape[-1]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(feature.var((1, 2), unbiased=False), torch.ones(2), atol=2e-2, rtol=0)
+
+
+def test_a_feature_of_the_same_scale_is_not_lost_behind_a_bias_that_grows(build):
+    """It was: divided by its deviation over channels, bias and all, it became a constant, and got no gradient."""
+    model, _ = build(same_scale=True)
+    feature, clip = torch.randn(2, 16, 8, 8), torch.randn(2, 64, 16)
+    projector = model.model.multi_modal_projector
+    with torch.no_grad():
+        moved = (projector(feature.roll(1, 0), clip) - projector(feature, clip)).abs().mean()
+        projector.reduce[0].bias += torch.linspace(20, 40, len(projector.reduce[0].bias))
+        still = (projector(feature.roll(1, 0), clip) - projector(feature, clip)).abs().mean()
+    assert still > moved / 2 > 1e-3
 
 
 def test_clip_sees_the_image_that_its_own_processor_would_make(tiny, images):

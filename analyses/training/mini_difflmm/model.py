@@ -13,9 +13,11 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from interp.models.difflmm import DiffLMMConfig, DiffLMMForConditionalGeneration, DiffLMMProcessor, save_beside
 from training import mini_llava
 from training.dialogues import TEMPLATE
-from training.export import checkpoints_of, export_checkpoints, export_log
+from training.export import checkpoints_of, export_checkpoints, export_log, halved
 from training.loop import compile_layers
+from training.mini_difflmm.aligned import ALIGNED, align
 from training.mini_difflmm.autoencoder import AUTOENCODER, Posteriors, load_autoencoder
+from training.mini_difflmm.erasing import erase, folded, load_eraser
 from training.mini_difflmm.pictures import Dialogues, Pictures
 from training.mini_difflmm.unet import UNET, plain_attention
 from training.parts import Log
@@ -25,6 +27,7 @@ from training.tokenizer import load_tokenizer
 
 FEATURE = 64  # channels that the U-Net's feature is projected to
 LAST = "lora_last"  # the last round: mini-llava's go on
+PROJECTOR_RATE = 1e-3  # of stage 1: at three times as much, what an aligned projector tells of colours is lost
 POSITION = 0.02  # deviation of new position embeddings, as of all other new weights
 
 
@@ -61,15 +64,28 @@ def assemble(pictures: Path, work: Path, seed: int) -> DiffLMMForConditionalGene
     return model
 
 
+def eyes(pictures: Path, work: Path, data: Pictures, device: str, seed: int) -> DiffLMMForConditionalGeneration:
+    """The model, which reads CLIP through the eraser, with the autoencoder's part of ``data`` computed once."""
+    model = assemble(pictures, work, seed)
+    erase(model.model.multi_modal_projector, load_eraser(work))
+    model.model.diffusion.posterior = Posteriors(work, data)
+    plain_attention(model.model.diffusion.unet, device)
+    return model
+
+
+def aligned(pictures: Path, work: Path, log: Log, device: str, seed: int = 2) -> None:
+    """WORK/aligned.safetensors: where the projector begins (`align`)."""
+    align(eyes(pictures, work, Pictures(pictures), device, seed), pictures, work, log, device)
+
+
 def for_training(pictures: Path, work: Path, device: str) -> Start:
-    """What gives the model, with the autoencoder's part computed once, and a round's batches."""
+    """What gives the model, with an aligned projector, and a round's batches."""
 
     def start(how: Round, seed: int) -> tuple[Any, Dialogues]:
-        model = assemble(pictures, work, seed)
-        compile_layers(model.model.language_model.layers)
         data = Pictures(pictures, things=how.things, plain=how.plain)
-        model.model.diffusion.posterior = Posteriors(work, data)
-        plain_attention(model.model.diffusion.unet, device)
+        model = eyes(pictures, work, data, device, seed)
+        model.load_state_dict(load_file(work / ALIGNED), strict=False)
+        compile_layers(model.model.language_model.layers)
         return model, Dialogues(data, load_tokenizer(pictures), how.shares, how.answers)
 
     return start
@@ -83,7 +99,8 @@ def export(pictures: Path, work: Path, log: Log, out: Path, mini_llava: Path) ->
     base, theirs = out / "base", mini_llava / "base" / "model.safetensors"
     if not theirs.is_file():
         raise FileNotFoundError(f"no {theirs}; export mini-llava there first, or name its folder with --mini-llava")
-    export_checkpoints(work, out, LAST)
+    maps = load_eraser(work)
+    export_checkpoints(work, out, LAST, lambda weights: halved(folded(weights, maps)))
     model, first = assemble(pictures, work, 2).to(torch.bfloat16), out / "checkpoint-0" / "projector.safetensors"
     model.load_state_dict(load_file(first), strict=False)
     weights = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}  # tied

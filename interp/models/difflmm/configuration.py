@@ -61,8 +61,9 @@ class DiffLMMConfig(LlavaConfig):
         captioner_hidden_size: width of the implicit captioner (default: the U-Net's cross-attention width).
         projector_feature_size: channels that the U-Net's feature is projected to (default: text width / 4).
         position_initializer_range: standard deviation of new position embeddings.
-        same_scale: whether the projected feature and CLIP's tokens are joined with mean 0 and deviation 1 over their
-            channels each. As published they are joined as they come.
+        same_scale: whether the projected feature is joined with mean 0 of each channel over the image's patches and
+            deviation 1 over all of them, and CLIP's tokens with mean 0 and deviation 1 over channels. As published
+            they are joined as they come.
     """
 
     model_type = "difflmm"

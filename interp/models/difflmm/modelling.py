@@ -27,6 +27,9 @@ from interp.models.difflmm.configuration import DiffLMMConfig
 from interp.models.difflmm.encoder import DiffusionEncoder
 
 
+EPSILON = 1e-5  # as of `layer_norm`
+
+
 class DiffLMMProjector(nn.Module):
     """All that is trained beside the language model: implicit captioner, projector and their position embeddings."""
 
@@ -52,10 +55,12 @@ class DiffLMMProjector(nn.Module):
     ) -> Float[Tensor, "sample patch hidden"]:
         """Image tokens for the language model, row by row."""
         reduced = self.reduce(self.norm(feature.flatten(2).transpose(1, 2)))
-        parts = [reduced, clip.to(reduced)]
-        if self.same_scale:
-            parts = [layer_norm(part, part.shape[-1:]) for part in parts]
-        return self.linear(torch.cat(parts, -1)) + self.position
+        clip = clip.to(reduced)
+        if self.same_scale:  # over patches too: a bias that grows would leave of the feature a constant of deviation 1
+            centred = reduced - reduced.mean(1, keepdim=True)
+            reduced = centred / (centred.square().mean((1, 2), keepdim=True) + EPSILON).sqrt()
+            clip = layer_norm(clip, clip.shape[-1:])
+        return self.linear(torch.cat([reduced, clip], -1)) + self.position
 
 
 class DiffLMMPreTrainedModel(LlavaPreTrainedModel):
