@@ -25,7 +25,7 @@ from training.pictures import GRID
 from training.text import FILLERS
 from training.tokenizer import load_tokenizer
 
-STEPS, SIZE, RATE, ALIGNED = 800, 48, 3e-3, "aligned.safetensors"
+STEPS, SIZE, RATE, ALIGNED = 600, 48, 2e-3, "aligned.safetensors"
 
 
 def entries(embed: Tensor, fast: Any) -> tuple[Tensor, Tensor, Tensor]:
