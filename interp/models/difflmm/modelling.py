@@ -26,7 +26,6 @@ from interp.models._shared import SHARED, weights
 from interp.models.difflmm.configuration import DiffLMMConfig
 from interp.models.difflmm.encoder import DiffusionEncoder
 
-
 EPSILON = 1e-5  # as of `layer_norm`
 
 
