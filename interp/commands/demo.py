@@ -101,7 +101,8 @@ def parts(model: str, samples: int, out: Path, captions: list[str]) -> list[Part
     if model in shipped():
         found += [part for number, caption in enumerate(captions) for part in masks(model, out, number, caption)]
     if model == SHIPPED and OTHER in shipped():
-        words = ("compare", _at_the_step_of(OTHER), OTHER, "scenes", "--samples", few)
+        same = _at_the_step_of(OTHER)
+        words = ("compare", same, OTHER, "scenes", "--samples", few, "--names", same, OTHER)
         title = "Does a model with a diffusion model's eyes ground better?"
         found.append(Part("comparison", title, words, ("heads_pointing_game.png",)))
     return found
