@@ -52,10 +52,13 @@ def seen(pictures: Path, device: str) -> tuple[Tensor, Tensor, Tensor]:
     asked = {key: asked[key].to(device) for key in ("input_ids", "attention_mask")}
     directions = normalize(clip.text_projection(clip.text_model(**asked).pooler_output), dim=-1)
     batches = (torch.stack([data[k][0] for k in range(i, i + SIZE)]) for i in range(0, SCENES, SIZE))
-    read = [clip.vision_model(batch.to(device), output_hidden_states=True).hidden_states for batch in batches]
+    read = [
+        clip.vision_model(batch.to(device), output_hidden_states=True).hidden_states[FEATURES][:, 1:]
+        for batch in batches
+    ]
     said = [{word for thing in data.things[k] for word in (thing.noun, thing.colour)} for k in range(SCENES)]
     right = torch.tensor([[word in some for word in words()] for some in said])
-    return torch.cat([layers[FEATURES][:, 1:] for layers in read]), directions, right.to(device)
+    return torch.cat(read), directions, right.to(device)
 
 
 def likened(pictures: Path, work: Path, log: Log, device: str) -> tuple[Tensor, Tensor, Tensor]:
