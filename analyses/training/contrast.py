@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -83,6 +83,11 @@ def contrast(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.softplus(wrong - scores)[right].mean()
 
 
+def both_ways(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`contrast` within rows and within columns, their mean."""
+    return (contrast(scores, right) + contrast(scores.T, right.T)) / 2
+
+
 class Batches:
     """What CLIP sees at each step: close-ups, scenes with half of their patches, or scenes; ``size`` scenes at once."""
 
@@ -108,9 +113,20 @@ class Batches:
             batch["pixel_values"], batch["patches"] = placed(batch["pixel_values"], random)
         elif step < CLOSE_STEPS + HALVED_STEPS:
             batch["patches"] = torch.rand(amount, GRID**2, generator=random).argsort(1)[:, : GRID**2 // 2]
-        said = [{word for t in data.things[visit % len(data)] for word in (t.noun, t.colour)} for visit in visits]
-        batch["right"] = torch.tensor([[word in those for word in words()] for those in said])
+        batch["right"] = said_of(data, visits)
         return batch
+
+
+def said_of(data: Rendered, visits: Iterable[int]) -> torch.Tensor:
+    """Bool[visit word]: which of the words are said of each picture."""
+    said = [{word for t in data.things[visit % len(data)] for word in (t.noun, t.colour)} for visit in visits]
+    return torch.tensor([[word in those for word in words()] for those in said])
+
+
+def word_tokens(fast: Any) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``attention_mask`` of each word with its article, as CLIP reads them."""
+    read = fast([f"a {word}<eot>" for word in words()], return_tensors="pt", padding=True, padding_side="right")
+    return {key: read[key] for key in ("input_ids", "attention_mask")}
 
 
 def words() -> list[str]:
@@ -126,7 +142,7 @@ def loss_of(both: Contrasts, batch: dict[str, torch.Tensor]) -> tuple[torch.Tens
     parts = {"captions": sum(torch.nn.functional.cross_entropy(x, own) for x in (captions, captions.T)) / 2}
     for name, some in (("nouns", slice(nouns)), ("colours", slice(nouns, None))):
         scores, true = of_words[:, some], right[:, some]
-        parts[name] = (contrast(scores, true) + contrast(scores.T, true.T)) / 2
+        parts[name] = both_ways(scores, true)
     loss = parts["captions"] + parts["nouns"] + 0.3 * parts["colours"]
     return loss, {name: round(part.item(), 3) for name, part in parts.items()}
 
@@ -141,11 +157,10 @@ def clip(work: Path, log: Log, device: str, size: int = 64) -> None:
     halves their cost (FLIP, arXiv 2212.00794). It begins from the weights in WORK/clip_start.pt, where there are some.
     """
     fast = load_tokenizer(work)
-    read = fast([f"a {word}<eot>" for word in words()], return_tensors="pt", padding=True, padding_side="right")
     torch.manual_seed(0)
     model = clip_model(len(fast), fast.convert_tokens_to_ids("<eot>"))
     begun(model, work / "clip_start.pt")
-    both = Contrasts(model, {key: read[key] for key in ("input_ids", "attention_mask")}).to(device)
+    both = Contrasts(model, word_tokens(fast)).to(device)
     compile_layers((*model.vision_model.encoder.layers, *model.text_model.encoder.layers))
     batches, steps = Batches(work, fast, size), CLOSE_STEPS + HALVED_STEPS + WHOLE_STEPS
     train("clip_state", both, batches, lambda batch: loss_of(both, batch), steps, 1e-3, 0.1, work, log, device)

@@ -12,13 +12,12 @@ from safetensors.torch import load_file, save_file
 from training.parts import Log
 from training.stages import ROUNDS, rounds
 
+Weights = dict[str, torch.Tensor]
 
-def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+
+def halved(weights: Weights) -> Weights:
     """The tensors in bf16, as they ship."""
     return {key: value.to(torch.bfloat16).contiguous() for key, value in weights.items()}
-
-
-Weights = dict[str, torch.Tensor]
 
 
 def export_checkpoints(

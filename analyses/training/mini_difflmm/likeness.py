@@ -15,7 +15,7 @@ from torch.nn.functional import layer_norm, normalize
 
 from interp.datasets import scenes
 from training.clip import FEATURES, load_clip
-from training.contrast import FEWEST, contrast, words
+from training.contrast import FEWEST, both_ways, said_of, word_tokens
 from training.loop import train
 from training.mini_difflmm.erasing import nouns_alone, save_eraser
 from training.parts import Log
@@ -48,17 +48,14 @@ def seen(pictures: Path, device: str) -> tuple[Tensor, Tensor, Tensor]:
     are said of each picture (Bool[picture word])."""
     fast, data = load_tokenizer(pictures), Rendered(pictures)
     clip = load_clip(pictures, fast).to(device).eval()
-    asked = fast([f"a {word}<eot>" for word in words()], return_tensors="pt", padding=True, padding_side="right")
-    asked = {key: asked[key].to(device) for key in ("input_ids", "attention_mask")}
+    asked = {key: ids.to(device) for key, ids in word_tokens(fast).items()}
     directions = normalize(clip.text_projection(clip.text_model(**asked).pooler_output), dim=-1)
     batches = (torch.stack([data[k][0] for k in range(i, i + SIZE)]) for i in range(0, SCENES, SIZE))
     read = [
         clip.vision_model(batch.to(device), output_hidden_states=True).hidden_states[FEATURES][:, 1:]
         for batch in batches
     ]
-    said = [{word for thing in data.things[k] for word in (thing.noun, thing.colour)} for k in range(SCENES)]
-    right = torch.tensor([[word in some for word in words()] for some in said])
-    return torch.cat(read), directions, right.to(device)
+    return torch.cat(read), directions, said_of(data, range(SCENES)).to(device)
 
 
 def likened(pictures: Path, work: Path, log: Log, device: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,8 +72,7 @@ def likened(pictures: Path, work: Path, log: Log, device: str) -> tuple[Tensor, 
 
     def loss_of(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         best = model(batch["x"]).topk(FEWEST, 1).values.mean(1)
-        both = [(best[:, part], batch["right"][:, part]) for part in parts]
-        return sum(contrast(scores, true) + contrast(scores.T, true.T) for scores, true in both) / 2, {}
+        return sum(both_ways(best[:, part], batch["right"][:, part]) for part in parts), {}
 
     train("likened", model, batches, loss_of, STEPS, 3e-3, 0.01, work, log, device)
     with torch.no_grad():
