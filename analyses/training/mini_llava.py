@@ -15,7 +15,8 @@ from training.export import checkpoints_of, export_checkpoints, export_log, halv
 from training.loop import compile_layers
 from training.parts import Log, arguments, parsed, run
 from training.pictures import GRID, MEAN, PATCH, PIXELS, STD, Rendered, render_close_ups, render_scenes
-from training.stages import Round, Start, lora, projector
+from training.shipped import llava_parts
+from training.stages import Round, Start, again, lora, projector
 from training.text import load_llama, text
 from training.tokenizer import load_tokenizer, tokenizer
 
@@ -59,7 +60,7 @@ def for_training(work: Path) -> Start:
     return start
 
 
-def export(work: Path, log: Log, out: Path) -> None:
+def export(work: Path, log: Log, out: Path, until: str | None = None) -> None:
     """OUT/base (model, processor), OUT/clip (its text half), OUT/checkpoint-N with N counted over both stages."""
     from transformers import LlavaProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -78,23 +79,27 @@ def export(work: Path, log: Log, out: Path) -> None:
     text_half = {k: v for k, v in clip_part.state_dict().items() if not k.startswith("vision_model.") and v.ndim}
     text_half["logit_scale"] = clip_part.logit_scale.detach()
     save_file(halved(text_half), out / "clip" / "without_vision.safetensors")
-    export_checkpoints(work, out)
+    export_checkpoints(work, out, until)
     export_log(work, log, out, checkpoints=checkpoints_of(out))
 
 
 def main(about: str | None) -> None:
     """Every part that is not done, in order; or the one that is asked for."""
-    parser = arguments(about, "mini-llava")
+    parser = again(arguments(about, "mini-llava"))
     a, log = parsed(parser)
     given, start = (a.work, log, a.device), for_training(a.work)
-    parts = {
+    scenes = {"scenes": lambda: (a.work / "scenes.npy").exists() or render_scenes(a.work, log)}
+    trained = {
         "tokenizer": lambda: (a.work / "tokenizer").exists() or tokenizer(a.work, log),
-        "scenes": lambda: (a.work / "scenes.npy").exists() or render_scenes(a.work, log),
+        **scenes,
         "close_ups": lambda: (a.work / "close_ups.npy").exists() or render_close_ups(a.work, log),
         "clip": lambda: (a.work / "clip.pt").exists() or clip(*given),
         "text": lambda: text(*given),
-        "projector": lambda: projector(*given, start),
-        "lora": lambda: lora(*given, start),
-        "export": lambda: export(a.work, log, a.out),
     }
-    run(parser, a.part, parts)
+    taken = {"shipped": lambda: (a.work / "text.pt").exists() or llava_parts(a.shipped, a.work, log), **scenes}
+    stages = {
+        "projector": lambda: projector(*given, start, a.seed),
+        "lora": lambda: lora(*given, start, a.seed + 1, a.until),
+        "export": lambda: export(a.work, log, a.out, a.until),
+    }
+    run(parser, a.part, {**(taken if a.shipped else trained), **stages})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -50,6 +51,16 @@ ROUNDS = {
     "lora_long": Round((8000,), 4, 1.2e-3, 200_000, (1, 5), LISTS),
     "lora_wide": Round((7000,), 10, 1.2e-3, 300_000, (1, 5), LISTS, answers=1, plain=4),
 }
+
+
+def again(parser: ArgumentParser, last: str | None = None) -> ArgumentParser:
+    """Adds options for another training of the two stages: a shipped model's parts, a seed, the last round."""
+    parser.add_argument("--shipped", type=Path, help="take all that comes before the stages from this shipped model")
+    parser.add_argument("--seed", type=int, default=2, help="of the projector; the adapters take the next (default: 2)")
+    parser.add_argument(
+        "--until", choices=ROUNDS, default=last, help=f"the last round (default: {last or [*ROUNDS][-1]})"
+    )
+    return parser
 
 
 Start = Callable[[Round, int], tuple[Any, Any]]

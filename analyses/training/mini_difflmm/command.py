@@ -12,27 +12,28 @@ from training.mini_difflmm.model import LAST, PROJECTOR_RATE, aligned, export, f
 from training.mini_difflmm.samples import samples
 from training.mini_difflmm.unet import unet
 from training.parts import arguments, parsed, run
-from training.stages import lora, projector
+from training.shipped import difflmm_parts
+from training.stages import again, lora, projector
 
 
 def main(about: str | None) -> None:
     """Every part that is not done, in order; or the one that is asked for."""
-    parser = arguments(about, "mini-difflmm")
+    parser = again(arguments(about, "mini-difflmm"), LAST)
     parser.add_argument("--llava", type=Path, default=Path("runs/train-mini-llava"), help="mini-llava's work folder")
-    parser.add_argument("--seed", type=int, default=2, help="of projector and captioner; the adapters take the next")
     parser.add_argument("--mini-llava", type=Path, help="what mini-llava ships (default: mini-llava beside --out)")
     a, log = parsed(parser)
     given = (a.llava, a.work, log, a.device)
     start = for_training(a.llava, a.work, a.device)
-    parts = {
-        "autoencoder": lambda: autoencoder(*given),
-        "posteriors": lambda: (a.work / "posteriors.npy").exists() or posteriors(*given),
-        "unet": lambda: unet(*given),
+    beside = a.mini_llava or a.out.resolve().parent / "mini-llava"
+    latents = {"posteriors": lambda: (a.work / "posteriors.npy").exists() or posteriors(*given)}
+    trained = {"autoencoder": lambda: autoencoder(*given), **latents, "unet": lambda: unet(*given)}
+    trained["samples"] = lambda: (a.work / "samples.png").exists() or samples(*given, a.work / "samples.png")
+    taken = {"shipped": lambda: (a.work / "unet.pt").exists() or difflmm_parts(a.shipped, a.work, log), **latents}
+    stages = {
         "eraser": lambda: (a.work / ERASER).exists() or eraser(*given),
         "aligned": lambda: (a.work / ALIGNED).exists() or aligned(*given, a.seed),
-        "samples": lambda: (a.work / "samples.png").exists() or samples(*given, a.work / "samples.png"),
         "projector": lambda: projector(a.work, log, a.device, start, a.seed, PROJECTOR_RATE),
-        "lora": lambda: lora(a.work, log, a.device, start, a.seed + 1, LAST),
-        "export": lambda: export(a.llava, a.work, log, a.out, a.mini_llava or a.out.resolve().parent / "mini-llava"),
+        "lora": lambda: lora(a.work, log, a.device, start, a.seed + 1, a.until),
+        "export": lambda: export(a.llava, a.work, log, a.out, beside, a.until),
     }
-    run(parser, a.part, parts)
+    run(parser, a.part, {**(taken if a.shipped else trained), **stages})

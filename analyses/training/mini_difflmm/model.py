@@ -91,7 +91,7 @@ def for_training(pictures: Path, work: Path, device: str) -> Start:
     return start
 
 
-def export(pictures: Path, work: Path, log: Log, out: Path, mini_llava: Path) -> None:
+def export(pictures: Path, work: Path, log: Log, out: Path, mini_llava: Path, until: str | None = LAST) -> None:
     """OUT/base with what mini-llava's base lacks, OUT/checkpoint-N with N counted over both stages.
 
     ``base/shared.json`` says which weights lie in mini-llava's base, and the first projector in ``checkpoint-0``.
@@ -100,7 +100,7 @@ def export(pictures: Path, work: Path, log: Log, out: Path, mini_llava: Path) ->
     if not theirs.is_file():
         raise FileNotFoundError(f"no {theirs}; export mini-llava there first, or name its folder with --mini-llava")
     maps = load_eraser(work)
-    export_checkpoints(work, out, LAST, lambda weights: halved(folded(weights, maps)))
+    export_checkpoints(work, out, until, lambda weights: halved(folded(weights, maps)))
     model, first = assemble(pictures, work, 2).to(torch.bfloat16), out / "checkpoint-0" / "projector.safetensors"
     model.load_state_dict(load_file(first), strict=False)
     weights = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}  # tied
