@@ -55,8 +55,8 @@ def gaps(
     sign = 1 if higher_is_better or quantity == "specificity" else -1
     own = phrases[phrases["metric"] == metric]
     columns = ["model", "normalise", "query", "heads"]
-    values = own.set_index([*KEY, *columns])[QUANTITIES[quantity]].unstack(columns, sort=False)
-    nulls = own.set_index([*KEY, *columns])["null"].unstack(columns, sort=False)
+    values = own.set_index(["image_id", *KEY, *columns])[QUANTITIES[quantity]].unstack(columns, sort=False)
+    nulls = own.set_index(["image_id", *KEY, *columns])["null"].unstack(columns, sort=False)
     if quantity == "specificity":
         nulls = 0 * values
     found: dict[tuple[str, str, str], pd.Series] = {}
@@ -110,7 +110,7 @@ def _claims(trainings: Mapping[str, pd.DataFrame], metric: str, higher_is_better
                     "training": name,
                     "trainings": len(each) if name == ALL else 1,
                     "phrases": len(phrases),
-                    "images": phrases.get_level_values("sample_id").nunique(),
+                    "images": phrases.get_level_values("image_id").nunique(),
                     **estimate._asdict(),
                     "verdict": verdict(estimate),
                 }
@@ -209,7 +209,8 @@ def measured(a: argparse.Namespace) -> dict[str, pd.DataFrame]:
         other = a.difflmm[i] if a.difflmm else llava  # beside itself: everything is measured once
         command = ["compare", llava, other, a.dataset, "--out", str(folder), "--names", "llava", "difflmm"]
         command += ["--metrics", a.metric, "--samples", str(a.samples), "--batch", str(a.batch)]
-        command += [f"--{option}={value}" for option in ("root", "split") if (value := getattr(a, option))]
+        command += [f"--{option}={value}" for option in ("root", "split", "rows") if (value := getattr(a, option))]
+        command += ["--kinds", *a.kinds] if a.kinds else []
         if code := cli.main(command + ([] if a.difflmm else ["--no-recall"])):
             raise SystemExit(code)
         tables[f"training {i}"] = read(folder, single=not a.difflmm)
@@ -226,6 +227,8 @@ def main() -> None:
     parser.add_argument("--dataset", default="scenes")
     parser.add_argument("--root")
     parser.add_argument("--split")
+    parser.add_argument("--kinds", nargs="+", help="phrases of these kinds alone, as for interp compare")
+    parser.add_argument("--rows", help="which of a word's tokens make its map, as for interp compare")
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--metric", default="pointing_game")

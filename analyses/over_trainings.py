@@ -23,8 +23,11 @@ class Estimate(NamedTuple):
 
 
 def one_training(gap: pd.Series, seed: int = 0) -> Estimate:
-    """Mean over phrases with its bootstrap interval over images: how sure it is for *this* training."""
-    values, images = gap.to_numpy(dtype=np.float64)[:, None], gap.index.get_level_values("sample_id").tolist()
+    """Mean over phrases with its bootstrap interval over images: how sure it is for *this* training.
+
+    The index has a level ``image_id``: several captions may speak of one image.
+    """
+    values, images = gap.to_numpy(dtype=np.float64)[:, None], gap.index.get_level_values("image_id").tolist()
     interval = intervals.bootstrap(values, images, seed=seed, rates=False)
     return Estimate(float(intervals.mean(values)[0]), float(interval.low[0]), float(interval.high[0]))
 
@@ -42,7 +45,7 @@ def over_trainings(each: Sequence[pd.Series]) -> Estimate:
         return Estimate(np.nan, np.nan, np.nan)
     means, trainings = table.mean(axis=0).to_numpy(), len(each)
     mean = float(means.mean())
-    sums = intervals.cluster_sums(table.mean(axis=1).to_numpy(), table.index.get_level_values("sample_id").tolist())
+    sums = intervals.cluster_sums(table.mean(axis=1).to_numpy(), table.index.get_level_values("image_id").tolist())
     images = len(sums.total)
     if trainings < 2 or images < 2:
         return Estimate(mean, np.nan, np.nan)

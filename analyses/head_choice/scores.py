@@ -19,6 +19,7 @@ from interp.answer.pixels import argmax_points, to_pixels
 from interp.types import Prompts, Sample, Skip
 
 POINTS = ("centre point", "random point")
+IDS = ("sample_id", "image_id", "phrase")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def measure(setting: Setting, samples: Any, batch: int, store: Any) -> tuple[pd.
         "variants": repr(setting.variants),
         "radius": setting.radius,
         "seed": setting.seed,
+        "ids": IDS,
         "segmenters": {name: interp.fingerprint(getattr(s, "model", None)) for name, s in setting.segmenters.items()},
     }
     names = [(v.name, v.normalise) for v in setting.variants] + [(p, "") for p in POINTS]
@@ -57,7 +59,7 @@ def measure(setting: Setting, samples: Any, batch: int, store: Any) -> tuple[pd.
 def _measure_group(setting: Setting, group: Sequence[Sample]) -> dict[str, np.ndarray]:
     shape = (0, len(setting.variants) + len(POINTS))
     ious, hits = [np.zeros((*shape, len(setting.segmenters)))], [np.zeros(shape)]
-    ids: list[tuple[str, str]] = []
+    ids: list[tuple[str, str, str]] = []
     skipped: list[tuple[str, str]] = []
     for found in images.named(setting.lmm, group, setting.query):
         if isinstance(found, Skip):
@@ -67,11 +69,11 @@ def _measure_group(setting: Setting, group: Sequence[Sample]) -> dict[str, np.nd
         iou, hit = one_image(setting, sample, capture, named)
         ious.append(iou)
         hits.append(hit)
-        ids += [(sample.id, capture.phrases[i].text) for i, _ in named]
+        ids += [(sample.id, sample.image_id, capture.phrases[i].text) for i, _ in named]
     return {
         "iou": np.concatenate(ious),
         "hit": np.concatenate(hits),
-        "ids": np.array(ids, dtype=str).reshape(-1, 2),
+        "ids": np.array(ids, dtype=str).reshape(-1, len(IDS)),
         "skipped": np.array(skipped, dtype=str).reshape(-1, 2),
     }
 
@@ -142,8 +144,7 @@ def _frame(arrays: dict[str, np.ndarray], names: Sequence[tuple[str, str]], segm
     ids = np.repeat(arrays["ids"], v * s, axis=0)
     return pd.DataFrame(
         {
-            "sample_id": ids[:, 0],
-            "phrase": ids[:, 1],
+            **dict(zip(IDS, ids.T, strict=True)),
             "heads": np.tile(np.repeat([name for name, _ in names], s), n),
             "normalise": np.tile(np.repeat([normalise for _, normalise in names], s), n),
             "segmenter": np.tile(list(segmenters), n * v),

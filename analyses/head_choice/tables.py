@@ -17,7 +17,7 @@ def summarise(phrases: pd.DataFrame, seed: int) -> pd.DataFrame:
     for _, own in phrases.groupby(["model", "segmenter"], sort=False):
         paper = own[(own["heads"] == "all heads (paper)") & (own["normalise"] == "answer")]
         for names, some in own.groupby(by, sort=False):
-            clusters = list(some["sample_id"])
+            clusters = list(some["image_id"])
             for measure_name in MEASURES:
                 values, base = some[measure_name].to_numpy(float), paper[measure_name].to_numpy(float)
                 low, high = intervals.bootstrap(values, clusters, seed=seed)
@@ -33,7 +33,7 @@ def summarise(phrases: pd.DataFrame, seed: int) -> pd.DataFrame:
                         "difference_low": float(worse),
                         "difference_high": float(better),
                         "phrases": len(values),
-                        "images": some["sample_id"].nunique(),
+                        "images": some["image_id"].nunique(),
                     }
                 )
     return pd.DataFrame(rows)

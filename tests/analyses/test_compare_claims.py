@@ -33,8 +33,8 @@ def table(seed, images=60, spread=0.0, **planted):
                 level += shifts["answer"] * (normalise == "answer") + shifts["predicting"] * (query == "predicting")
                 rows += [
                     {
-                        **{"sample_id": f"{i}", "word": f"w{p}", "occurrence": 0, "model": model, "heads": heads},
-                        **{"normalise": normalise, "query": query, "metric": "score"},
+                        **{"sample_id": f"{i}-{p}", "image_id": f"{i}", "word": "w", "occurrence": 0},
+                        **{"model": model, "heads": heads, "normalise": normalise, "query": query, "metric": "score"},
                         "value": level + own + rng.normal(0, 0.1),
                         "null": level + own - shifts["null"] + rng.normal(0, 0.1),
                     }
@@ -81,17 +81,19 @@ def test_one_training_says_nothing_about_others(script):
 
 
 def gap(rng, images, training, both, noise):
-    """Gaps of one training: zero on average, with a part of the training, one of each image, and noise."""
+    """Gaps of one training: zero on average, with a part of the training, one of each image, and noise; an image has
+    two captions with a phrase each."""
     values = training + np.repeat(both, 2) + rng.normal(0, noise, 2 * images)
     names = np.repeat([f"{i}" for i in range(images)], 2)
-    index = pd.MultiIndex.from_arrays(
-        [names, ["w0", "w1"] * images, [0] * (2 * images)], names=["sample_id", "word", "occurrence"]
-    )
+    captions = [f"{name}-{k % 2}" for k, name in enumerate(names)]
+    index = pd.MultiIndex.from_arrays([names, captions], names=["image_id", "sample_id"])
     return pd.Series(values, index=index)
 
 
 @pytest.mark.parametrize(("spread", "of_images"), [(0.0, 1.0), (0.3, 1.0), (1.0, 0.2), (0.1, 0.0)])
-def test_the_interval_over_trainings_covers_zero_as_often_as_it_says(script, spread, of_images):
+def test_the_interval_over_trainings_covers_zero_as_often_as_it_says_with_two_captions_an_image(
+    script, spread, of_images
+):
     rng, covered, repeats = np.random.default_rng(0), 0, 250
     for _ in range(repeats):
         both = rng.normal(0, of_images, 30)

@@ -17,6 +17,7 @@ from interp.statistics.contrasts import KEY
 from over_trainings import Estimate, one_training, over_trainings, verdict
 
 METRIC = "pointing_game"
+INDEX = ["image_id", *KEY]
 
 
 def measure(folder: Path, a: argparse.Namespace) -> tuple[pd.DataFrame, pd.Series]:
@@ -33,16 +34,17 @@ def measure(folder: Path, a: argparse.Namespace) -> tuple[pd.DataFrame, pd.Serie
     named = pd.read_parquet(kept / "named.parquet").assign(occurrence=0)
     phrases = pd.read_parquet(kept / "phrases.parquet").assign(word=lambda f: f["phrase"].str.lower())
     phrases["occurrence"] = phrases.groupby(["metric", "heads", "sample_id", "word"]).cumcount()
-    return phrases, named.set_index(KEY)["value"].astype(np.float64)
+    return phrases, named.set_index(INDEX)["value"].astype(np.float64)
 
 
 def naming(lmm: Any, samples: list[Any], batch: int) -> pd.DataFrame:
-    """``sample_id word value``: whether the model's own answer names each target."""
+    """``sample_id image_id word value``: whether the model's own answer names each target."""
     rows = []
     for first in range(0, len(samples), batch):
         group = samples[first : first + batch]
         for sample, named in zip(group, named_targets(lmm, group, max_new_tokens=56), strict=True):
-            rows += [{"sample_id": sample.id, "word": f"target {i}", "value": x} for i, x in enumerate(named)]
+            about = {"sample_id": sample.id, "image_id": sample.image_id}
+            rows += [{**about, "word": f"target {i}", "value": x} for i, x in enumerate(named)]
     return pd.DataFrame(rows)
 
 
@@ -52,7 +54,7 @@ def table(measured: dict[tuple[str, int], tuple[pd.DataFrame, pd.Series]]) -> pd
     for (variant, seed), (phrases, named) in measured.items():
         found.setdefault((variant, "noun recall"), {})[seed] = named
         for heads, rows in phrases.groupby("heads"):
-            found.setdefault((variant, f"{METRIC}, {heads}"), {})[seed] = rows.set_index(KEY)["value"]
+            found.setdefault((variant, f"{METRIC}, {heads}"), {})[seed] = rows.set_index(INDEX)["value"]
     result = []
     for (variant, measure_), each in found.items():
         beside = found.get(("both", measure_), {})
