@@ -11,8 +11,6 @@ from safetensors.torch import load_file
 from training.mini_difflmm.autoencoder import AUTOENCODER
 from training.parts import Log
 
-Weights = dict[str, torch.Tensor]
-
 
 def llava_parts(shipped: Path, work: Path, log: Log) -> None:
     """WORK/tokenizer, WORK/clip.pt and WORK/text.pt from the folder of a shipped mini-llava (bf16, as fp32)."""
@@ -39,11 +37,11 @@ def difflmm_parts(shipped: Path, work: Path, log: Log) -> None:
     from diffusers import AutoencoderKL
 
     weights = load_file(shipped / "base" / "model.safetensors")
-    of = lambda part: {  # noqa: E731
-        k.removeprefix(f"model.diffusion.{part}."): v.float()
-        for k, v in weights.items()
-        if k.startswith(f"model.diffusion.{part}.")
-    }
-    torch.save({"model": AutoencoderKL(**AUTOENCODER).state_dict() | of("vae")}, work / "autoencoder.pt")
-    torch.save({"model": of("unet")}, work / "unet.pt")
+    vae, unet = (_below(f"model.diffusion.{part}.", weights) for part in ("vae", "unet"))
+    torch.save({"model": AutoencoderKL(**AUTOENCODER).state_dict() | vae}, work / "autoencoder.pt")
+    torch.save({"model": unet}, work / "unet.pt")
     log(part="shipped", taken=["encoder of the autoencoder", "unet"])
+
+
+def _below(prefix: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v.float() for k, v in weights.items() if k.startswith(prefix)}
