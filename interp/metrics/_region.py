@@ -13,7 +13,8 @@ HALF = 0.5
 
 MASKS_AT_ONCE = 16
 """Masks of a phrase that meet its maps in one product. Always so many, so that a score does not depend on how many
-others are scored beside it: products of other shapes round otherwise."""
+others are scored beside it: products of other shapes round otherwise. They are the product's columns, as its rows may
+round otherwise by their place (AVX2)."""
 
 
 def in_mask(masks: Float[Tensor, "*phrase row col"]) -> Bool[Tensor, "*phrase patch"]:
@@ -34,12 +35,12 @@ def within(
     >>> within(torch.tensor([0.1, 0.6, 0.3])[None, None, None], masks).flatten()
     tensor([0.7500, 0.1000])
     """
-    maps, masks = a.flatten(1, 2).mT, masks.to(a.dtype)
+    maps, masks = a.flatten(1, 2), masks.to(a.dtype)
     some = [
-        torch.nn.functional.pad(part, (0, 0, 0, MASKS_AT_ONCE - part.shape[1])) @ maps
+        maps @ torch.nn.functional.pad(part, (0, 0, 0, MASKS_AT_ONCE - part.shape[1])).mT
         for part in masks.split(MASKS_AT_ONCE, 1)
     ]
-    return torch.cat(some, 1)[:, : masks.shape[1]].unflatten(-1, a.shape[1:3])
+    return torch.cat(some, -1)[..., : masks.shape[1]].mT.unflatten(-1, a.shape[1:3])
 
 
 def patches(maps: Float[Tensor, "phrase layer head row col"]) -> Float[Tensor, "phrase layer head patch"]:

@@ -104,8 +104,8 @@ def test_masks_scored_together_score_as_each_by_itself(metric, count):
     together = metric.score_each(maps, several, OTHER)
     assert together.shape == (P, count, L, H)
     for k in range(count):
-        torch.testing.assert_close(  # to rounding: processors add up products of several shapes in several orders
-            together[:, k], metric.score(maps, several[:, k], OTHER), rtol=1e-6, atol=1e-6, equal_nan=True
+        torch.testing.assert_close(
+            together[:, k], metric.score(maps, several[:, k], OTHER), rtol=0, atol=0, equal_nan=True
         )
 
 
