@@ -26,9 +26,8 @@ import pandas as pd
 
 from interp import plugins
 from interp.report.run import Run
-from interp.statistics.contrasts import KEY
 from interp.work.files import write_bytes
-from over_trainings import Estimate, mark, one_training, over_trainings, verdict
+from over_trainings import INDEX, Estimate, mark, one_training, over_trainings, verdict
 
 ALL = "all"
 CLAIMS = {
@@ -55,8 +54,8 @@ def gaps(
     sign = 1 if higher_is_better or quantity == "specificity" else -1
     own = phrases[phrases["metric"] == metric]
     columns = ["model", "normalise", "query", "heads"]
-    values = own.set_index(["image_id", *KEY, *columns])[QUANTITIES[quantity]].unstack(columns, sort=False)
-    nulls = own.set_index(["image_id", *KEY, *columns])["null"].unstack(columns, sort=False)
+    values = own.set_index([*INDEX, *columns])[QUANTITIES[quantity]].unstack(columns, sort=False)
+    nulls = own.set_index([*INDEX, *columns])["null"].unstack(columns, sort=False)
     if quantity == "specificity":
         nulls = 0 * values
     found: dict[tuple[str, str, str], pd.Series] = {}

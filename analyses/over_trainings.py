@@ -10,8 +10,11 @@ import pandas as pd
 from scipy.stats import t as student
 
 from interp.statistics import intervals
+from interp.statistics.contrasts import KEY
 
 LEVEL = 0.95
+INDEX = ["image_id", *KEY]
+"""What tells phrases apart, and the image that intervals go by: several captions may speak of one."""
 
 
 class Estimate(NamedTuple):
@@ -23,10 +26,7 @@ class Estimate(NamedTuple):
 
 
 def one_training(gap: pd.Series, seed: int = 0) -> Estimate:
-    """Mean over phrases with its bootstrap interval over images: how sure it is for *this* training.
-
-    The index has a level ``image_id``: several captions may speak of one image.
-    """
+    """Mean over phrases (`INDEX`) with its bootstrap interval over images: how sure it is for *this* training."""
     values, images = gap.to_numpy(dtype=np.float64)[:, None], gap.index.get_level_values("image_id").tolist()
     interval = intervals.bootstrap(values, images, seed=seed, rates=False)
     return Estimate(float(intervals.mean(values)[0]), float(interval.low[0]), float(interval.high[0]))

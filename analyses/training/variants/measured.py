@@ -13,11 +13,9 @@ import pandas as pd
 import interp
 from interp.answer.recall import named_targets
 from interp.datasets import scenes
-from interp.statistics.contrasts import KEY
-from over_trainings import Estimate, one_training, over_trainings, verdict
+from over_trainings import INDEX, Estimate, one_training, over_trainings, verdict
 
 METRIC = "pointing_game"
-INDEX = ["image_id", *KEY]
 
 
 def measure(folder: Path, a: argparse.Namespace) -> tuple[pd.DataFrame, pd.Series]:
